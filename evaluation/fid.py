@@ -1,0 +1,172 @@
+"""Distances between two sets of pictures, through torch-fidelity: FID, KID and the Inception score.
+
+References: FID, Heusel et al. 2017, arXiv:1706.08500; KID, Binkowski et al. 2018, arXiv:1801.01401;
+Inception score, Salimans et al. 2016, arXiv:1606.03498.
+"""
+
+import hashlib
+import pickle
+import platform
+import urllib.error
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torch_fidelity
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+from svq.errors import DataError, UserError
+from svq.evaluation.features import RANDOM_CONV
+
+Features = Literal["inception", "random-conv"]
+FEW = 10_000  # below so many pictures, FID is biased upwards enough to mislead
+KID_SUBSET = 1000
+
+
+class PictureSet(NamedTuple):
+    """Pictures (N, 3, S, S) uint8 with the name and the fingerprint of their set."""
+
+    images: NDArray[np.uint8]
+    name: str
+    fingerprint: str
+
+
+class _Pictures(Dataset[Tensor]):
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(np.array(self.images[index]))
+
+
+def inception_weights(path: Path | None) -> Path:
+    """Return the file of Inception weights: the one named, the one in torch's cache, or a fresh download.
+
+    Raises:
+        UserError: there is none and it cannot be fetched, or the file is not one of tensors only.
+    """
+    if path is None:
+        name = URL_INCEPTION_V3.rsplit("/", 1)[-1]
+        path = Path(torch.hub.get_dir()) / "checkpoints" / name
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(
+                    URL_INCEPTION_V3, str(path), hash_prefix=name.rsplit("-", 1)[-1].split(".")[0], progress=False
+                )
+            except (urllib.error.URLError, OSError) as error:
+                raise UserError(
+                    f"FID needs the Inception weights {name}, which are not at hand and cannot be fetched ({error}); "
+                    "give their file with --weights PATH, or measure on random features with --features random-conv"
+                ) from error
+    if not path.is_file():
+        raise UserError(f"no file of Inception weights at {path}; give another with --weights PATH")
+    try:
+        # torch-fidelity unpickles the file as it is, which could run code. Read it safely first: what passes
+        # here holds tensors only.
+        torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(f"{path} is not a file of Inception weights: {str(error).splitlines()[0]}") from error
+    return path
+
+
+def distance(
+    samples: PictureSet,
+    reference: PictureSet,
+    features: Features = "inception",
+    weights: Path | None = None,
+    cache: Path | None = None,
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """Measure how far samples are from a reference.
+
+    Args:
+        samples: the pictures to judge.
+        reference: the pictures they should resemble.
+        features: ``inception`` gives ``fid``, ``kid`` and ``inception_score``; ``random-conv`` gives
+            ``frechet_random_conv`` and ``kid_random_conv``, which are comparable among themselves only.
+        weights: a file of Inception weights; None looks into torch's cache, then into the network.
+        cache: folder for the reference's statistics, kept under its fingerprint; None keeps nothing.
+        batch_size: pictures at a time.
+
+    Returns:
+        A receipt: the metrics, warnings, and all that is needed to repeat them.
+
+    Raises:
+        DataError: a set has fewer than two pictures.
+        UserError: there are no Inception weights.
+    """
+    for part in (samples, reference):
+        if len(part.images) < 2:
+            raise DataError(f"{part.name} has {len(part.images)} pictures; a distance needs at least 2")
+    inception = features == "inception"
+    path = inception_weights(weights) if inception else None
+    weights_hash = hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    fewest = min(len(samples.images), len(reference.images))
+    extractor = "inception-v3-compat" if inception else RANDOM_CONV
+    raw = torch_fidelity.calculate_metrics(
+        input1=_Pictures(samples.images),
+        input2=_Pictures(reference.images),
+        fid=True,
+        kid=True,
+        isc=inception,
+        kid_subset_size=min(KID_SUBSET, fewest),
+        isc_splits=min(10, len(samples.images)),
+        feature_extractor=extractor,
+        feature_extractor_weights_path=str(path) if path else None,
+        cuda=torch.cuda.is_available(),
+        batch_size=batch_size,
+        cache=cache is not None,
+        cache_root=str(cache) if cache else None,
+        # torch-fidelity's key has no content in it: name the content and the weights.
+        input2_cache_name=f"{reference.fingerprint[:32]}-{(weights_hash or 'random')[:16]}" if cache else None,
+        save_cpu_ram=True,  # no worker processes: the pictures are in memory already
+        rng_seed=0,
+        verbose=False,
+    )
+    return {
+        "metrics": _named(raw, inception),
+        "warnings": _warnings(fewest, inception),
+        "features": features,
+        "weights_sha256": weights_hash,
+        "samples": _describe(samples),
+        "reference": _describe(reference),
+        "settings": {"kid_subset_size": min(KID_SUBSET, fewest), "seed": 0},
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("svq", "torch", "torchvision", "torch-fidelity", "numpy")},
+        },
+    }
+
+
+def _named(raw: dict[str, float], inception: bool) -> dict[str, float]:
+    fid, kid = raw["frechet_inception_distance"], raw["kernel_inception_distance_mean"]
+    if not inception:
+        return {"frechet_random_conv": fid, "kid_random_conv": kid}
+    return {"fid": fid, "kid": kid, "inception_score": raw["inception_score_mean"]}
+
+
+def _warnings(fewest: int, inception: bool) -> list[str]:
+    found = []
+    if not inception:
+        found.append("a Fréchet distance on random features, not FID: compare it with its like only")
+    if fewest < FEW:
+        found.append(f"{fewest} pictures: the Fréchet distance is biased upwards below {FEW}; prefer KID")
+    return found
+
+
+def _describe(part: PictureSet) -> dict[str, Any]:
+    return {
+        "name": part.name,
+        "fingerprint": part.fingerprint,
+        "count": len(part.images),
+        "image_size": part.images.shape[-1],
+    }

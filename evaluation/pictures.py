@@ -1,0 +1,41 @@
+"""Grids of pictures, as PNG files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.utils import make_grid
+
+PADDING = 2
+SMALLEST = 64  # pictures are enlarged, pixel by pixel, to at least this side
+
+
+def _to_pil(images: Tensor, columns: int) -> Image.Image:
+    scale = max(1, -(-SMALLEST // images.shape[-1]))
+    images = images.detach().cpu().float().clamp(-1, 1).add(1).div(2)
+    images = images.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    grid = make_grid(images, nrow=columns, padding=PADDING, pad_value=0.85)
+    return Image.fromarray(grid.mul(255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def save_grid(path: Path, images: Tensor, columns: int = 8) -> None:
+    """Write pictures (N, 3, S, S) in [-1, 1] as one grid."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _to_pil(images, columns).save(path)
+
+
+def save_rows(path: Path, rows: Mapping[str, Tensor]) -> None:
+    """Write one row of pictures (N, 3, S, S) in [-1, 1] for each name, with the names to the left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strips = [_to_pil(images, len(images)) for images in rows.values()]
+    font = ImageFont.load_default(size=14)
+    margin = 8 + max(int(font.getlength(name)) for name in rows) + 8
+    page = Image.new("RGB", (margin + strips[0].width, sum(s.height for s in strips)), "white")
+    draw, top = ImageDraw.Draw(page), 0
+    for name, strip in zip(rows, strips, strict=True):
+        page.paste(strip, (margin, top))
+        draw.text((8, top + strip.height / 2), name, fill="black", font=font, anchor="lm")
+        top += strip.height
+    page.save(path)

@@ -1,0 +1,39 @@
+"""The configuration of a generator and of its training."""
+
+from pydantic import Field, PositiveInt, model_validator
+
+from svq.training.config import Config, TrainConfig
+
+
+class GeneratorConfig(Config):
+    """Shapes of the GPT, and what its codes mean."""
+
+    codebook_size: PositiveInt = 1024
+    tokens: PositiveInt = 36
+    classes: tuple[str, ...] = Field((), description="names of the classes; empty: unconditional")
+    tokenizer: str = Field("", description="fingerprint of the tokenizer whose codes these are")
+    width: PositiveInt = 768
+    depth: PositiveInt = 12
+    heads: PositiveInt = 12
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> "GeneratorConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        return self
+
+
+class GeneratorTrainConfig(TrainConfig):
+    """Training of stage two; an image is one sequence of codes."""
+
+    condition_dropout: float = Field(
+        0.1, ge=0, le=1, description="share of sequences without class, for classifier-free guidance"
+    )
+
+
+class GeneratorSettings(Config):
+    """A generator and how to train it."""
+
+    model: GeneratorConfig
+    train: GeneratorTrainConfig

@@ -1,0 +1,73 @@
+"""The training step of stage two."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from svq.data.codes import Codes
+from svq.errors import CheckpointError, DataError
+from svq.evaluation.pictures import save_grid
+from svq.generator.config import GeneratorConfig, GeneratorTrainConfig
+from svq.generator.model import Generator
+from svq.tokenizer.model import StyledTokenizer
+from svq.training.checkpoint import fingerprint
+from svq.training.loop import Losses, Task
+
+EVALUATION_BATCH = 256
+SHOWN = 32
+
+
+class GeneratorTask(Task):
+    """Trains a `Generator` on the training split of a file of codes."""
+
+    model: Generator
+
+    def __init__(
+        self, config: GeneratorConfig, train: GeneratorTrainConfig, codes: Codes, tokenizer: StyledTokenizer
+    ) -> None:
+        if codes.tokenizer != fingerprint(tokenizer):
+            raise CheckpointError(
+                "these codes were written by another tokenizer; name theirs with --tokenizer, or run 'svq tokenize' again"
+            )
+        if codes.validation.all():
+            raise DataError("all of these codes are held out; write some to train on with 'svq tokenize --split all'")
+        self.config, self.tokenizer = train, tokenizer
+        rows, labels = torch.from_numpy(codes.codes.astype("int64")), torch.from_numpy(codes.labels)
+        held_out = torch.from_numpy(codes.validation)
+        self.codes, self.labels = rows[~held_out], labels[~held_out]
+        self.held_out = (rows[held_out], labels[held_out]) if held_out.any() else (self.codes, self.labels)
+        self.size = len(self.codes)
+        config = config.model_copy(
+            update={
+                "codebook_size": codes.codebook_size,
+                "tokens": codes.codes.shape[1],
+                "classes": codes.classes,
+                "tokenizer": codes.tokenizer,
+            }
+        )
+        self.model = Generator(config)
+        self.model_config = config.model_dump(mode="json")
+        self.identity = {"data": codes.data, "examples": self.size}
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        return self.codes[indices], self.labels[indices]
+
+    def losses(self, batch: tuple[Tensor, ...], progress: float) -> Losses:
+        codes, labels = batch
+        dropped = torch.rand(len(labels), device=labels.device) < self.config.condition_dropout
+        loss = self.model.loss(codes, torch.where(dropped, -1, labels))
+        return Losses(loss, {})
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return the mean cross-entropy per code of held-out sentences, in nats, as ``validation_nats``."""
+        assert isinstance(model, Generator)
+        device, total = next(model.parameters()).device, 0.0
+        for codes, labels in zip(*(t.split(EVALUATION_BATCH) for t in self.held_out), strict=True):
+            total += float(model.loss(codes.to(device), labels.to(device))) * len(codes)
+        return {"validation_nats": total / len(self.held_out[0])}
+
+    def illustrate(self, model: nn.Module, path: Path) -> None:
+        """Draw samples; the same seeds each time."""
+        assert isinstance(model, Generator)
+        save_grid(path, self.tokenizer.decode(model.sample(SHOWN, seed=0)))

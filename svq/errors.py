@@ -1,0 +1,27 @@
+"""The errors a user can cause. The command line prints them as one line and exits with code 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user gave cannot work; the message says what, what was expected, and how to mend it."""
+
+
+class DataError(UserError):
+    """A source of images is missing, empty, damaged or of the wrong kind."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or a file of codes is missing, damaged, or does not fit the rest."""
+
+
+class ConfigError(UserError):
+    """A configuration has an unknown key or a value out of range."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the known name nearest to ``name``, or a list of all of them."""
+    known = sorted(known)
+    match = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(known)}"

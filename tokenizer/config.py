@@ -1,0 +1,132 @@
+"""The configuration of a tokenizer: its shapes and its quantizer."""
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from svq.training.config import Config, TrainConfig
+
+
+class VQConfig(Config):
+    """Cosine vector quantization with k-means start and dead-code revival."""
+
+    kind: Literal["vq"] = "vq"
+    codebook_size: PositiveInt = 1024
+    dim: PositiveInt = 8
+    decay: float = Field(0.95, gt=0, lt=1, description="EMA decay of the codes")
+    commitment: float = Field(0.25, ge=0, description="weight of the commitment term")
+    dead_below: float = Field(1.0, ge=0, description="a code used less often than this (EMA, per batch) is revived")
+
+
+class FSQConfig(Config):
+    """Finite scalar quantization (Mentzer et al. 2023, arXiv:2309.15505): a fixed grid, nothing to collapse."""
+
+    kind: Literal["fsq"] = "fsq"
+    levels: tuple[Annotated[int, Field(ge=3)], ...] = Field((8, 5, 5, 5), min_length=1)
+
+    @property
+    def dim(self) -> int:
+        """Values per latent."""
+        return len(self.levels)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return math.prod(self.levels)
+
+
+class SimVQConfig(Config):
+    """SimVQ (Zhu et al. 2024, arXiv:2411.02038): a frozen random codebook behind a learned linear map."""
+
+    kind: Literal["simvq"] = "simvq"
+    codebook_size: PositiveInt = 1024
+    dim: PositiveInt = 8
+    commitment: float = Field(0.25, ge=0, description="weight of the commitment term")
+
+
+class KMeansConfig(Config):
+    """Codes by k-means on the latents, once and for all, when the continuous part of training is over."""
+
+    kind: Literal["kmeans"] = "kmeans"
+    codebook_size: PositiveInt = 1024
+    dim: PositiveInt = 8
+    iterations: PositiveInt = 30
+
+
+QuantizerConfig = Annotated[VQConfig | FSQConfig | SimVQConfig | KMeansConfig, Field(discriminator="kind")]
+
+
+class TokenizerConfig(Config):
+    """Shapes of encoder, quantizer and styled decoder."""
+
+    image_size: PositiveInt = 256
+    patch_size: PositiveInt = 16
+    tokens: PositiveInt = 36
+    encoder_width: PositiveInt = 1024
+    encoder_depth: PositiveInt = 24
+    encoder_heads: PositiveInt = 16
+    decoder_width: PositiveInt = 768
+    decoder_heads: PositiveInt = 12
+    plain_layers: int = Field(6, ge=0, description="plain layers after the styled ones")
+    mlp_ratio: float = Field(4.0, gt=0)
+    normalize: Literal["position", "none"] = Field(
+        "position", description="position: each (position, channel) of the latents to mean 0 and variance 1"
+    )
+    quantizer: QuantizerConfig = FSQConfig()
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> "TokenizerConfig":
+        size, patch = self.image_size, self.patch_size
+        if size % patch:
+            below, above = size // patch * patch, (size // patch + 1) * patch
+            fits = f"{above} is" if below == 0 else f"{below} and {above} are"
+            raise ValueError(f"image_size {size} is not a multiple of patch_size {patch}; {fits}")
+        if self.tokens % 2:
+            raise ValueError(f"tokens {self.tokens} is odd; every styled layer takes two, give an even number")
+        for part in ("encoder", "decoder"):
+            width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
+            if width % heads:
+                raise ValueError(f"{part}_width {width} is not a multiple of {part}_heads {heads}")
+        return self
+
+    @property
+    def latent_dim(self) -> int:
+        """Values per latent."""
+        return self.quantizer.dim
+
+    @property
+    def patches(self) -> int:
+        """Number of patches of a picture."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+class TokenizerTrainConfig(TrainConfig):
+    """Training of stage one: first continuous, then quantized, now and then from a prefix only."""
+
+    continuous_share: float = Field(
+        0.3, ge=0, le=1, description="share of the run before quantization; 0: from the first image, 1: VAE only"
+    )
+    ramp_share: float = Field(
+        0.1, ge=0, le=1, description="share of the run over which more and more of the pictures are quantized"
+    )
+    truncated_share: float = Field(0.2, ge=0, le=1, description="share of the pictures painted from a prefix only")
+    reconstruction: Literal["l1", "l2"] = "l2"
+    kl_weight: float = Field(1e-6, ge=0)
+    flip: bool = Field(True, description="mirror half of the training pictures")
+    evaluation_images: PositiveInt = Field(512, description="held-out pictures to evaluate on, at most")
+
+    def quantized_share(self, progress: float) -> float:
+        """Return the share of pictures to quantize when `progress`, a share of the run, is done."""
+        if self.continuous_share == 1 or progress < self.continuous_share:
+            return 0.0
+        if progress >= self.continuous_share + self.ramp_share:
+            return 1.0
+        return (progress - self.continuous_share) / self.ramp_share
+
+
+class TokenizerSettings(Config):
+    """A tokenizer and how to train it."""
+
+    model: TokenizerConfig
+    train: TokenizerTrainConfig

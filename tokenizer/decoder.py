@@ -1,0 +1,63 @@
+"""The styled decoder: 36 latents paint a picture.
+
+What is special: its input is learned and the same for every picture. All it knows of a picture comes in
+through the conditions, two in each styled layer, in the order of the tokens. That is what orders them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.layers import PlainLayer, StyledLayer
+
+
+class StyledDecoder(nn.Module):
+    """Latents (B, k, d), k <= 36 -> picture (B, 3, S, S); its values are meant to be in [-1, 1]."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        width = config.decoder_width
+        self.patch_size = config.patch_size
+        self.side = config.image_size // config.patch_size
+        self.tokens = config.tokens
+        self.condition = nn.Linear(config.latent_dim, width)
+        self.null = nn.Parameter(torch.empty(1, config.tokens, width))
+        self.placeholders = nn.Parameter(torch.empty(1, config.tokens, width))
+        self.positions = nn.Parameter(torch.empty(1, config.patches, width))
+        self.styled = nn.ModuleList(
+            StyledLayer(width, config.decoder_heads, config.mlp_ratio) for _ in range(config.tokens // 2)
+        )
+        self.plain = nn.ModuleList(
+            PlainLayer(width, config.decoder_heads, config.mlp_ratio) for _ in range(config.plain_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.pixels = nn.Linear(width, 3 * config.patch_size**2)
+        self.output = nn.Conv2d(3, 3, kernel_size=3, padding=1)
+
+    def forward(self, latents: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Decode a prefix of latents.
+
+        Args:
+            latents: (B, k, d), the first k latents of each picture; k = 0 decodes the null conditions alone.
+            keep: (B,) int64; of sample b, only the first ``keep[b]`` latents count. None keeps all.
+
+        Returns:
+            Pictures (B, 3, S, S). Conditions that are missing are replaced by the learned null.
+        """
+        c = self.condition(latents)  # (B, k, D)
+        if keep is not None:
+            # Nested dropout: keep a random prefix (Rippel et al. 2014, arXiv:1402.0915).
+            kept = torch.arange(c.shape[1], device=c.device) < keep[:, None]  # (B, k)
+            c = torch.where(kept[..., None], c, self.null[:, : c.shape[1]])  # (B, k, D)
+        null = self.null[:, c.shape[1] :].expand(len(c), -1, -1)  # (B, 36 - k, D)
+        c = torch.cat([c, null], dim=1)  # (B, 36, D)
+        x = torch.cat([self.placeholders, self.positions], dim=1)  # (1, 36 + P, D)
+        x = x.repeat(len(c), 1, 1)  # (B, 36 + P, D)
+        for i, layer in enumerate(self.styled):
+            x = layer(x, c[:, 2 * i : 2 * i + 2], first=2 * i)
+        for layer in self.plain:
+            x = layer(x)
+        x = self.pixels(self.norm(x[:, self.tokens :]))  # (B, P, 3 p p)
+        x = x.transpose(1, 2).unflatten(2, (self.side, self.side))  # (B, 3 p p, S / p, S / p)
+        return self.output(F.pixel_shuffle(x, self.patch_size))  # (B, 3, S, S)

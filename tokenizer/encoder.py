@@ -1,0 +1,56 @@
+"""The encoder: a picture goes in, 36 Gaussian latents come out.
+
+What is special: the latents are read from learned query tokens appended to the patches, so that each of
+them may look at the whole picture (as in TiTok, Yu et al. 2024, arXiv:2406.07550).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.layers import PlainLayer
+
+LOG_VARIANCE_RANGE = (-30.0, 20.0)  # keeps exp() finite in fp32 and bf16
+
+
+class Posterior(NamedTuple):
+    """A diagonal Gaussian over latents (Kingma and Welling 2013, arXiv:1312.6114)."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self) -> Tensor:
+        """Draw ``mean + std * eps``, (B, 36, d), from torch's global generator."""
+        return self.mean + torch.exp(0.5 * self.log_variance) * torch.randn_like(self.mean)
+
+    def kl(self) -> Tensor:
+        """Return the divergence from the standard normal in nats per latent value, a scalar."""
+        return 0.5 * (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance).mean()
+
+
+class Encoder(nn.Module):
+    """Picture (B, 3, S, S) in [-1, 1] -> posterior over latents (B, 36, d)."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        width = config.encoder_width
+        self.tokens = config.tokens
+        self.input = nn.Conv2d(3, width, kernel_size=config.patch_size, stride=config.patch_size)
+        self.positions = nn.Parameter(torch.empty(1, config.patches, width))
+        self.queries = nn.Parameter(torch.empty(1, config.tokens, width))
+        self.layers = nn.ModuleList(
+            PlainLayer(width, config.encoder_heads, config.mlp_ratio) for _ in range(config.encoder_depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.mean = nn.Linear(width, config.latent_dim)
+        self.std = nn.Linear(width, config.latent_dim)
+
+    def forward(self, images: Tensor) -> Posterior:
+        x = self.input(images).flatten(2).transpose(1, 2) + self.positions  # (B, P, D)
+        x = torch.cat([x, self.queries.expand(len(x), -1, -1)], dim=1)  # (B, P + 36, D)
+        for layer in self.layers:
+            x = layer(x)
+        x = self.norm(x[:, -self.tokens :])  # (B, 36, D)
+        return Posterior(self.mean(x), self.std(x).clamp(*LOG_VARIANCE_RANGE))

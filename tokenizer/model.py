@@ -1,0 +1,119 @@
+"""The styled VAE: encoder, quantizer and styled decoder in one model."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from svq.errors import CheckpointError
+from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.decoder import StyledDecoder
+from svq.tokenizer.encoder import Encoder, Posterior
+from svq.tokenizer.layers import initialise
+from svq.tokenizer.quantizer import PositionNorm, build_quantizer
+from svq.training.checkpoint import load_model, save_model
+
+
+class Reconstruction(NamedTuple):
+    """Pictures (B, 3, S, S) painted from their own latents, and what the losses need."""
+
+    images: Tensor
+    posterior: Posterior
+    quantizer_loss: Tensor
+
+
+class StyledTokenizer(nn.Module):
+    """Writes a picture as 36 codes, ordered from high-level to low-level attributes, and paints it again."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.norm = (
+            PositionNorm(config.tokens, config.latent_dim) if config.normalize == "position" else nn.Identity()
+        )
+        self.decoder = StyledDecoder(config)
+        initialise(self.encoder)
+        initialise(self.decoder)
+        # After `initialise`: the library's own start of the codebook stays.
+        self.quantizer = build_quantizer(config)
+
+    def forward(
+        self, images: Tensor, quantized_share: float = 1.0, keep: Tensor | None = None
+    ) -> Reconstruction:
+        """Encode and decode, as training sees it.
+
+        Args:
+            images: (B, 3, S, S) in [-1, 1].
+            quantized_share: probability with which a picture's latents are quantized; else they stay
+                continuous. 0 leaves the quantizer out altogether.
+            keep: (B,) number of leading conditions that count (nested dropout); None keeps all. Pictures
+                painted from a prefix teach the decoder alone: their gradient does not reach the encoder,
+                which would learn to put everything into the first codes.
+        """
+        posterior = self.encoder(images)
+        latents = self.norm(posterior.sample() if self.training else posterior.mean)  # (B, 36, d)
+        continuous, loss = self.quantizer.continuous(latents), latents.new_zeros(())
+        if quantized_share <= 0:
+            return Reconstruction(self._paint(continuous, keep), posterior, loss)
+        quantized, _, loss = self.quantizer(latents)
+        if quantized_share < 1:
+            chosen = torch.rand(len(latents), 1, 1, device=latents.device) < quantized_share  # (B, 1, 1)
+            quantized = torch.where(chosen, quantized, continuous)
+        return Reconstruction(self._paint(quantized, keep), posterior, loss)
+
+    def _paint(self, latents: Tensor, keep: Tensor | None) -> Tensor:
+        if keep is not None:
+            truncated = (keep < self.config.tokens)[:, None, None]  # (B, 1, 1)
+            latents = torch.where(truncated, latents.detach(), latents)
+        return self.decoder(latents, keep)
+
+    def latents(self, images: Tensor) -> Tensor:
+        """Return the normalised mean latents (B, 36, d) of pictures (B, 3, S, S) in [-1, 1]."""
+        return self.norm(self.encoder(images).mean)
+
+    def code_latents(self, images: Tensor) -> Tensor:
+        """Return the latents (B, 36, d) that the decoder is to see: quantized, or not if there is no codebook yet."""
+        latents = self.latents(images)
+        return self.quantizer(latents).latents if self.quantizer.started else self.quantizer.continuous(latents)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Write pictures (B, 3, S, S) in [-1, 1] as codes (B, 36) int64.
+
+        Raises:
+            ValueError: the pictures have another shape.
+            CheckpointError: the codebook was never started, because training was of the VAE only.
+        """
+        size = self.config.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, size, size):
+            raise ValueError(f"expected pictures of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
+        if not self.quantizer.started:
+            raise CheckpointError(
+                "this tokenizer has no codebook yet: it was trained as a VAE only; train it with continuous_share < 1"
+            )
+        return self.quantizer(self.latents(images)).codes
+
+    @torch.inference_mode()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Paint pictures (B, 3, S, S) in [-1, 1] from codes (B, k) int64, k <= 36: all of them or a prefix.
+
+        Raises:
+            ValueError: more than 36 codes, or a code outside the codebook.
+        """
+        if codes.ndim != 2 or codes.shape[1] > self.config.tokens:
+            raise ValueError(f"expected codes of shape (B, k <= {self.config.tokens}), got {tuple(codes.shape)}")
+        size = self.quantizer.codebook_size
+        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < size):
+            raise ValueError(f"codes must lie in [0, {size}), got {int(codes.min())} to {int(codes.max())}")
+        return self.decoder(self.quantizer.lookup(codes)).clamp(-1, 1)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> "StyledTokenizer":
+        """Load the averaged weights of a run, a checkpoint or a saved model, ready for use on the CPU."""
+        return load_model(path, lambda config: cls(TokenizerConfig.model_validate(config))).eval()
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write ``config.json``, ``model.safetensors`` and ``manifest.json`` into a folder."""
+        save_model(path, self, self.config.model_dump(mode="json"))

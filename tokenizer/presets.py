@@ -1,0 +1,95 @@
+"""Presets: a tokenizer of each size, with a training configuration that suits it. All have 36 tokens."""
+
+from collections.abc import Callable
+
+from svq.tokenizer.config import TokenizerConfig, TokenizerSettings, TokenizerTrainConfig
+from svq.training.config import OptimizerConfig
+
+
+def nano() -> TokenizerSettings:
+    """32 px, for the quickstart: minutes on a CPU."""
+    model = TokenizerConfig(
+        image_size=32,
+        patch_size=8,
+        encoder_width=128,
+        encoder_depth=4,
+        encoder_heads=4,
+        decoder_width=128,
+        decoder_heads=4,
+        plain_layers=1,
+        mlp_ratio=2.0,
+    )
+    train = TokenizerTrainConfig(optimizer=OptimizerConfig(name="muon", learning_rate=3e-3))
+    return TokenizerSettings(model=model, train=train)
+
+
+def tiny() -> TokenizerSettings:
+    """64 px: an hour or a night on a CPU."""
+    model = TokenizerConfig(
+        image_size=64,
+        patch_size=8,
+        encoder_width=256,
+        encoder_depth=6,
+        encoder_heads=4,
+        decoder_width=256,
+        decoder_heads=4,
+        plain_layers=2,
+        mlp_ratio=4.0,
+    )
+    train = TokenizerTrainConfig(
+        images=1_000_000,
+        evaluate_every=50_000,
+        save_every=50_000,
+        optimizer=OptimizerConfig(name="muon", learning_rate=2e-3),
+    )
+    return TokenizerSettings(model=model, train=train)
+
+
+def small() -> TokenizerSettings:
+    """128 px, for one GPU."""
+    model = TokenizerConfig(
+        image_size=128,
+        patch_size=16,
+        encoder_width=512,
+        encoder_depth=12,
+        encoder_heads=8,
+        decoder_width=384,
+        decoder_heads=6,
+        plain_layers=4,
+    )
+    return TokenizerSettings(model=model, train=_full_size(images=20_000_000, learning_rate=3e-4))
+
+
+def base() -> TokenizerSettings:
+    """256 px, for a few GPUs."""
+    model = TokenizerConfig(
+        image_size=256,
+        patch_size=16,
+        encoder_width=768,
+        encoder_depth=12,
+        encoder_heads=12,
+        decoder_width=512,
+        decoder_heads=8,
+        plain_layers=6,
+    )
+    return TokenizerSettings(model=model, train=_full_size(images=50_000_000, learning_rate=2e-4))
+
+
+def seed() -> TokenizerSettings:
+    """256 px, the full size: encoder 24 x 1024, decoder 18 + 6 x 768, patch 16."""
+    return TokenizerSettings(model=TokenizerConfig(), train=_full_size(images=200_000_000, learning_rate=1e-4))
+
+
+def _full_size(images: int, learning_rate: float) -> TokenizerTrainConfig:
+    return TokenizerTrainConfig(
+        images=images,
+        batch_size=256,
+        evaluate_every=1_000_000,
+        save_every=1_000_000,
+        optimizer=OptimizerConfig(
+            name="adamw", learning_rate=learning_rate, final_share=0.1, betas=(0.9, 0.99), weight_decay=0.05
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], TokenizerSettings]] = {p.__name__: p for p in (nano, tiny, small, base, seed)}

@@ -1,0 +1,192 @@
+"""Quantizers: latents become codes. One interface, four ways, all built on vector-quantize-pytorch.
+
+What is special: the latents of each position are normalised by themselves first. Late positions vary
+little; in a codebook that all positions share they would otherwise fall on a single code.
+
+Every quantizer also has a continuous side, the latents as the decoder sees them before quantization
+begins. It has the range of the codes, so that the switch from one to the other is a small step.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+import vector_quantize_pytorch as vqp
+from torch import Tensor, nn
+
+from svq.tokenizer.config import FSQConfig, KMeansConfig, SimVQConfig, TokenizerConfig, VQConfig
+
+
+class Quantized(NamedTuple):
+    """Latents on the codebook (B, 36, d) with straight-through gradient, codes (B, 36) int64, loss term."""
+
+    latents: Tensor
+    codes: Tensor
+    loss: Tensor
+
+
+class PositionNorm(nn.Module):
+    """Each (position, channel) to mean 0 and variance 1: batch norm without affine (arXiv:1502.03167)."""
+
+    def __init__(self, tokens: int, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(tokens * dim, affine=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.norm(z.flatten(1)).view_as(z)  # (B, 36, d)
+
+
+class Quantizer(nn.Module):
+    """What all quantizers have in common."""
+
+    needs_start = False  # whether `start` must have seen latents before there are codes
+    started: Tensor
+
+    def __init__(self, codebook_size: int) -> None:
+        super().__init__()
+        self.codebook_size = codebook_size
+        self.register_buffer("started", torch.tensor(not self.needs_start))
+
+    def start(self, latents: Tensor) -> None:
+        """Initialise the codebook from normalised latents (B, 36, d) of real pictures."""
+        self.started.fill_(True)
+
+    def continuous(self, latents: Tensor) -> Tensor:
+        """Return the latents (B, 36, d) in the range of the codes, not quantized."""
+        raise NotImplementedError
+
+    def forward(self, latents: Tensor) -> Quantized:
+        """Quantize normalised latents (B, 36, d)."""
+        raise NotImplementedError
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Return the latents (B, k, d) of codes (B, k) int64."""
+        raise NotImplementedError
+
+
+class CosineVQ(Quantizer):
+    """A learned codebook on the unit sphere, moved by EMA (van den Oord et al. 2017; Yu et al. 2021, arXiv:2110.04627)."""
+
+    needs_start = True
+
+    def __init__(self, config: VQConfig) -> None:
+        super().__init__(config.codebook_size)
+        self.vq = vqp.VectorQuantize(
+            dim=config.dim,
+            codebook_size=config.codebook_size,
+            decay=config.decay,
+            use_cosine_sim=True,
+            kmeans_init=True,
+            kmeans_iters=20,
+            threshold_ema_dead_code=config.dead_below,
+            commitment_weight=config.commitment,
+            # Explicit: the library's own answer is cached on first use and can be stale.
+            sync_codebook=torch.distributed.is_initialized(),
+        )
+
+    def start(self, latents: Tensor) -> None:
+        training = self.vq.training
+        self.vq.train()(latents)  # the first call in training mode runs k-means
+        self.vq.train(training)
+        super().start(latents)
+
+    def continuous(self, latents: Tensor) -> Tensor:
+        return F.normalize(latents, dim=-1)
+
+    def forward(self, latents: Tensor) -> Quantized:
+        return Quantized(*self.vq(latents))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return self.vq.get_output_from_indices(codes)
+
+
+class FSQ(Quantizer):
+    """Every value is squashed and rounded to one of a few levels; the codebook is the grid of all levels."""
+
+    def __init__(self, config: FSQConfig) -> None:
+        super().__init__(config.codebook_size)
+        self.fsq = vqp.FSQ(list(config.levels))
+        levels = torch.tensor(config.levels, dtype=torch.float32)
+        even = (levels % 2 == 0).float()
+        self.register_buffer("reach", (levels - 1) * (1 + 1e-3) / 2, persistent=False)
+        self.register_buffer("offset", even / 2, persistent=False)
+        self.register_buffer("steps", levels // 2, persistent=False)
+
+    reach: Tensor
+    offset: Tensor
+    steps: Tensor
+
+    def continuous(self, latents: Tensor) -> Tensor:
+        # The library's `FSQ.bound` without its rounding.
+        shift = torch.atanh(self.offset / self.reach)
+        return (torch.tanh(latents + shift) * self.reach - self.offset) / self.steps
+
+    def forward(self, latents: Tensor) -> Quantized:
+        quantized, codes = self.fsq(latents)
+        return Quantized(quantized, codes.long(), quantized.new_zeros(()))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return self.fsq.indices_to_codes(codes)
+
+
+class SimVQ(Quantizer):
+    """A frozen codebook behind one learned linear map, so that all codes move together and none dies."""
+
+    def __init__(self, config: SimVQConfig) -> None:
+        super().__init__(config.codebook_size)
+        self.vq = vqp.SimVQ(
+            dim=config.dim, codebook_size=config.codebook_size, commitment_weight=config.commitment
+        )
+
+    def continuous(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def forward(self, latents: Tensor) -> Quantized:
+        return Quantized(*self.vq(latents))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return self.vq.indices_to_codes(codes)
+
+
+class KMeans(Quantizer):
+    """A codebook fitted once to the latents of a finished VAE, and then frozen."""
+
+    needs_start = True
+
+    def __init__(self, config: KMeansConfig) -> None:
+        super().__init__(config.codebook_size)
+        self.vq = vqp.VectorQuantize(
+            dim=config.dim,
+            codebook_size=config.codebook_size,
+            kmeans_init=True,
+            kmeans_iters=config.iterations,
+            decay=1.0,  # the codes stay where k-means put them
+            commitment_weight=0.0,
+            sync_codebook=torch.distributed.is_initialized(),
+        )
+
+    def start(self, latents: Tensor) -> None:
+        self.vq.train()(latents)
+        super().start(latents)
+
+    def continuous(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def forward(self, latents: Tensor) -> Quantized:
+        return Quantized(*self.vq.eval()(latents))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return self.vq.get_output_from_indices(codes)
+
+
+def build_quantizer(config: TokenizerConfig) -> Quantizer:
+    """Build the quantizer that a tokenizer's configuration names."""
+    match config.quantizer:
+        case VQConfig() as quantizer:
+            return CosineVQ(quantizer)
+        case FSQConfig() as quantizer:
+            return FSQ(quantizer)
+        case SimVQConfig() as quantizer:
+            return SimVQ(quantizer)
+        case KMeansConfig() as quantizer:
+            return KMeans(quantizer)

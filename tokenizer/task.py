@@ -1,0 +1,107 @@
+"""The training step of stage one."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svq.data.imageset import ImageSet, to_float
+from svq.errors import DataError
+from svq.evaluation.pictures import save_rows
+from svq.evaluation.reconstruction import psnr
+from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
+from svq.tokenizer.model import StyledTokenizer
+from svq.training.loop import Losses, Task
+
+START_IMAGES = 2048  # pictures whose latents start a codebook
+SHOWN = 12  # pictures in a grid
+EVALUATION_BATCH = 128
+
+
+class TokenizerTask(Task):
+    """Trains a `StyledTokenizer` on the training split of a set of pictures."""
+
+    model: StyledTokenizer
+
+    def __init__(self, config: TokenizerConfig, train: TokenizerTrainConfig, images: ImageSet) -> None:
+        if images.image_size != config.image_size:
+            raise DataError(f"the pictures have {images.image_size} px, the tokenizer {config.image_size}")
+        self.config, self.images = train, images
+        self.training, held_out = images.indices("train"), images.indices("val")
+        if not len(self.training) or not len(held_out):
+            raise DataError(
+                f"{images.name} has {len(self.training)} pictures to train on and {len(held_out)} held out; "
+                "both are needed, give more pictures"
+            )
+        self.size = len(self.training)
+        # A fixed spread over the held-out pictures, the same at each evaluation.
+        chosen = np.random.default_rng(0).permutation(held_out)[: train.evaluation_images]
+        self.held_out = to_float(images.batch(chosen))
+        self.model = StyledTokenizer(config)
+        self.model_config = config.model_dump(mode="json")
+        self.identity = {"data": images.fingerprint}
+
+    @property
+    def prefixes(self) -> list[int]:
+        """Numbers of codes to evaluate from."""
+        return [k for k in (1, 4, 12) if k < self.model.config.tokens] + [self.model.config.tokens]
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
+        return (self.images.batch(self.training[indices.numpy()]),)
+
+    def losses(self, batch: tuple[Tensor, ...], progress: float) -> Losses:
+        images = to_float(batch[0])
+        if self.config.flip:
+            mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(mirrored, images.flip(-1), images)
+        result = self.model(images, self.config.quantized_share(progress), self._keep(images))
+        distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
+        reconstruction = distance(result.images, images)
+        kl = result.posterior.kl()
+        total = reconstruction + self.config.kl_weight * kl + result.quantizer_loss
+        return Losses(total, {"reconstruction": reconstruction, "kl": kl, "quantizer": result.quantizer_loss})
+
+    def _keep(self, images: Tensor) -> Tensor:
+        """Draw how many conditions of each picture count (B,): mostly all, else uniform over the prefixes."""
+        tokens, device = self.model.config.tokens, images.device
+        prefix = torch.randint(1, tokens, (len(images),), device=device)
+        truncated = torch.rand(len(images), device=device) < self.config.truncated_share
+        return torch.where(truncated, prefix, tokens)
+
+    def prepare(self, progress: float, next_progress: float) -> None:
+        quantizer = self.model.quantizer
+        if quantizer.started or (self.config.quantized_share(next_progress) == 0 and progress < 1):
+            return
+        chosen = np.random.default_rng(self.config.seed).permutation(self.training)[:START_IMAGES]
+        device = next(self.model.parameters()).device
+        self.model.eval()
+        with torch.no_grad():
+            parts = [
+                self.model.latents(to_float(self.images.batch(part).to(device)))
+                for part in np.array_split(chosen, -(-len(chosen) // EVALUATION_BATCH))
+            ]
+            quantizer.start(torch.cat(parts))
+        self.model.train()
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Return PSNR in dB on held-out pictures from 1, 4, 12 and all codes, as ``psnr_k``."""
+        values = self._per_batch(model, self.held_out)
+        return {f"psnr_{k}": float(psnr(v, self.held_out).mean()) for k, v in values.items()}
+
+    def illustrate(self, model: nn.Module, path: Path) -> None:
+        """Draw held-out originals above their reconstructions from 1, 4, 12 and all codes."""
+        originals = self.held_out[:SHOWN]
+        painted = self._per_batch(model, originals)
+        save_rows(path, {"original": originals, **{f"{k} codes": v for k, v in painted.items()}})
+
+    def _per_batch(self, model: nn.Module, images: Tensor) -> dict[int, Tensor]:
+        assert isinstance(model, StyledTokenizer)
+        device = next(model.parameters()).device
+        painted: dict[int, list[Tensor]] = {k: [] for k in self.prefixes}
+        for part in images.split(EVALUATION_BATCH):
+            latents = model.code_latents(part.to(device))
+            for k in self.prefixes:
+                painted[k].append(model.decoder(latents[:, :k]).clamp(-1, 1).cpu())
+        return {k: torch.cat(v) for k, v in painted.items()}

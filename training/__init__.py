@@ -1,0 +1,1 @@
+"""The one training loop of both stages, its optimizer, checkpoints, devices and logs."""

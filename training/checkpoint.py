@@ -1,0 +1,168 @@
+"""Checkpoints: folders of safetensors and JSON, written whole or not at all, verified when read.
+
+What is special: a folder is made under another name, flushed to the disk and published by a rename, so
+that a checkpoint that can be seen is complete. Nothing that is loaded can execute code.
+
+    config.json         what the model was built from
+    model.safetensors   the weights
+    ema.safetensors     their moving average, the ones to use
+    state/              what training needs to go on: optimizers, position, configuration of the run
+    manifest.json       SHA-256 of each file above
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from svq.errors import CheckpointError
+
+Model = TypeVar("Model", bound=nn.Module)
+CHECKPOINTS = "checkpoints"
+
+
+def publish(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary folder, add the manifest, and rename it to `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = folder.parent / f".{folder.name}.writing"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    write(work)
+    files = sorted(p for p in work.rglob("*") if p.is_file())
+    manifest = {str(p.relative_to(work)): file_sha256(p) for p in files}
+    (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    for path in [*files, work / "manifest.json", *(p for p in work.rglob("*") if p.is_dir()), work]:
+        _flush(path)
+    if folder.exists():
+        old = folder.parent / f".{folder.name}.old"
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    work.rename(folder)
+    shutil.rmtree(folder.parent / f".{folder.name}.old", ignore_errors=True)
+    _flush(folder.parent)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> None:
+    """Compare a checkpoint with its manifest.
+
+    Raises:
+        CheckpointError: a file is missing or differs.
+    """
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder} is not a checkpoint: manifest.json cannot be read ({error})") from error
+    for name, expected in manifest.items():
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} is damaged: {name} is missing; use another checkpoint or train again")
+        if file_sha256(folder / name) != expected:
+            raise CheckpointError(f"{folder} is damaged: {name} has changed; use another checkpoint or train again")
+
+
+def newest(run: Path) -> Path | None:
+    """Return the newest checkpoint of a run, or None."""
+    found = sorted(p for p in (run / CHECKPOINTS).glob("[0-9]*") if p.is_dir())
+    return found[-1] if found else None
+
+
+def find(path: str | Path) -> Path:
+    """Return the checkpoint that a path means: itself, or the newest one of a run.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    if (path / "manifest.json").is_file():
+        return path
+    checkpoint = newest(path)
+    if checkpoint is None:
+        raise CheckpointError(f"no checkpoint in {path}; train one first, or name the folder of a run")
+    return checkpoint
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors, which may share memory, as a safetensors file."""
+    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
+
+
+def load_model(path: str | Path, build: Callable[[Any], Model]) -> Model:
+    """Build a model from the ``config.json`` of a checkpoint and load its averaged weights.
+
+    Raises:
+        CheckpointError: there is no checkpoint, it is damaged, or the weights do not fit.
+    """
+    folder = find(path)
+    verify(folder)
+    model = build(read_json(folder / "config.json"))
+    averaged = folder / "ema.safetensors"
+    tensors = read_tensors(averaged if averaged.is_file() else folder / "model.safetensors")
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights in {folder} do not fit its config.json: {error}") from error
+    return model
+
+
+def save_model(path: str | Path, model: nn.Module, config: dict[str, Any]) -> None:
+    """Publish a model without training state; `load_model` reads it."""
+
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(config, indent=1))
+        write_tensors(folder / "model.safetensors", model.state_dict())
+
+    publish(Path(path), write)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return the SHA-256 over the names and values of all weights and buffers, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

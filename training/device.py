@@ -1,0 +1,17 @@
+"""The device and its settings, chosen once."""
+
+import torch
+
+
+def choose_device() -> torch.device:
+    """Return the CUDA device if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def seed_step(seed: int, images_seen: int) -> None:
+    """Seed torch's generators for one training step.
+
+    A step's randomness depends on the run's seed and on how many images it has seen, on nothing else: a
+    resumed run draws the same numbers without any generator's state having been saved.
+    """
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + images_seen * 0xBF58476D1CE4E5B9) % 2**63)

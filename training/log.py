@@ -1,0 +1,104 @@
+"""What a run says: a bar on a terminal, plain lines elsewhere, and a JSONL file always."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+console = Console(stderr=True)
+LINE_EVERY_S = 20.0  # between two plain lines where there is no terminal
+RECORD_EVERY = 10  # steps between two records of the training loss
+
+
+class RunLog:
+    """Shows and records a run; a context manager.
+
+    Args:
+        title: what is being trained.
+        out: folder of the run; ``log.jsonl`` in it is appended to.
+        total: number of images of the whole run.
+        quiet: show nothing.
+    """
+
+    def __init__(self, title: str, out: Path, total: int, quiet: bool = False) -> None:
+        self.out, self.total, self.quiet, self.title = out, total, quiet, title
+        out.mkdir(parents=True, exist_ok=True)
+        self._file = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115
+        self._bar = Progress(
+            TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal,
+        )  # fmt: skip
+        self._began = self._line = time.perf_counter()
+        self._seen: int | None = None
+        self._steps = 0
+        self._idle = self._waited = 0.0
+
+    def __enter__(self) -> "RunLog":
+        self._bar.start()
+        self._task = self._bar.add_task(self.title, total=self.total, status="")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+        self._file.close()
+
+    def step(self, seen: int, values: Mapping[str, Tensor], rate: float, waited: float) -> None:
+        """Take note of a training step; values are read, and a GPU waited for, only now and then."""
+        if self._seen is None:
+            self._seen, self._began = seen, time.perf_counter()
+        self._steps += 1
+        self._waited += waited
+        if self._steps % RECORD_EVERY and seen < self.total:
+            return
+        now = time.perf_counter()
+        busy = max(now - self._began - self._idle, 1e-9)
+        speed = (seen - self._seen) / busy
+        numbers = {name: value.item() for name, value in values.items()}
+        self._write(
+            {"images": seen, **numbers, "learning_rate": rate, "images_per_s": round(speed, 2),
+             "waiting_share": round(self._waited / busy, 4), "seconds": round(now - self._began, 2)}
+        )  # fmt: skip
+        status = f"loss {numbers['loss']:.4f}  {speed:.0f} images/s"
+        self._bar.update(self._task, completed=min(seen, self.total), status=status)
+        if not self.quiet and not console.is_terminal and (now - self._line > LINE_EVERY_S or seen >= self.total):
+            self._line = now
+            left = (self.total - seen) / max(speed, 1e-9)
+            print(f"{self.title}: {seen}/{self.total} images  {status}  {left:.0f} s left", file=sys.stderr)
+
+    def evaluation(self, seen: int, metrics: Mapping[str, float], seconds: float) -> None:
+        """Take note of metrics on held-out pictures; the time they took does not count in the rate."""
+        self._idle += seconds
+        self._write({"images": seen, "evaluation": dict(metrics)})
+        text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        self.say(f"{self.title}: {seen} images: {text}")
+
+    def say(self, text: str) -> None:
+        """Show one line."""
+        if not self.quiet:
+            console.print(text, highlight=False, soft_wrap=True)
+
+    def last_metrics(self) -> dict[str, float]:
+        """Return the metrics of the last evaluation in the log, which may be an earlier session's."""
+        evaluations = [r for r in read_log(self.out) if "evaluation" in r]
+        return dict(evaluations[-1]["evaluation"]) if evaluations else {}
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+
+
+def read_log(out: Path) -> list[dict[str, Any]]:
+    """Return the records of a run's ``log.jsonl``; a last line cut off by a crash is left out."""
+    records = []
+    for line in (out / "log.jsonl").read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
