@@ -1,11 +1,11 @@
 """The file of codes: what stage one writes and stage two reads, one safetensors file.
 
-    codes         (N, 36) uint16, or uint32 for a codebook of more than 65,536 codes
-    labels        (N,) int64, an index into the classes, or -1
-    validation    (N,) uint8, 1 where the picture is held out
-    captions      all captions in UTF-8, one after the other, uint8
-    caption_ends  (N,) int64, where each of them ends
-    metadata      version, fingerprints of tokenizer and data, classes, codebook size
+codes         (N, 36) uint16, or uint32 for a codebook of more than 65,536 codes
+labels        (N,) int64, an index into the classes, or -1
+validation    (N,) uint8, 1 where the picture is held out
+captions      all captions in UTF-8, one after the other, uint8
+caption_ends  (N,) int64, where each of them ends
+metadata      version, fingerprints of tokenizer and data, classes, codebook size
 """
 
 import json
@@ -86,7 +86,9 @@ def load_codes(path: Path) -> Codes:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != "svq codes" or metadata.get("version") != VERSION:
-                raise CheckpointError(f"{path} is not a file of codes of version {VERSION}; make one with 'svq tokenize'")
+                raise CheckpointError(
+                    f"{path} is not a file of codes of version {VERSION}; make one with 'svq tokenize'"
+                )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); make it with 'svq tokenize'") from error

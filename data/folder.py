@@ -44,6 +44,35 @@ def decode(data: bytes) -> Image.Image:
         raise DataError(f"cannot be decoded ({type(error).__name__}: {error})") from error
 
 
+def picture_files(path: Path) -> list[Path]:
+    """Return the picture files below a folder, sorted.
+
+    Raises:
+        DataError: the folder does not exist or holds none.
+    """
+    if not path.is_dir():
+        raise DataError(f"no such folder: {path}")
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not files:
+        raise DataError(f"no picture below {path}; expected files ending in {', '.join(sorted(SUFFIXES))}")
+    return files
+
+
+def native_size(path: Path) -> int:
+    """Return the shorter side of the first readable picture below a folder.
+
+    Raises:
+        DataError: there is none.
+    """
+    for file in picture_files(path):
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                return min(image.size)
+        except OSError:
+            continue
+    raise DataError(f"no readable picture below {path}")
+
+
 def open_folder(path: Path, size: int) -> ImageSet:
     """Return the pictures below a folder at `size` pixels.
 
@@ -53,11 +82,7 @@ def open_folder(path: Path, size: int) -> ImageSet:
     Raises:
         DataError: the folder does not exist or holds no readable picture.
     """
-    if not path.is_dir():
-        raise DataError(f"no such folder: {path}")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise DataError(f"no picture below {path}; expected files ending in {', '.join(sorted(SUFFIXES))}")
+    files = picture_files(path)
     listing = hashlib.sha256()
     for file in files:
         for part in (file, file.with_suffix(".txt")):

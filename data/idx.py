@@ -15,7 +15,18 @@ from PIL import Image
 from svq.data.imageset import ImageSet, Item, cached
 from svq.errors import DataError
 
-FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FASHION = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 PARTS = ("train", "t10k")
 
 
@@ -43,6 +54,11 @@ def _find(folder: Path, part: str, kind: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise DataError(f"no file {part}-{kind} or {part}-{kind}.gz in {folder}")
+
+
+def native_size(folder: Path) -> int:
+    """Return the longer side of the pictures, to which they can be padded without loss."""
+    return max(read_idx(_find(folder, "t10k", "images-idx3-ubyte")).shape[1:])
 
 
 def open_idx(folder: Path, size: int) -> ImageSet:

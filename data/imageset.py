@@ -89,6 +89,10 @@ class ImageSet:
         chosen = {"train": ~self.validation, "val": self.validation, "all": np.ones(len(self), bool)}[split]
         return np.flatnonzero(chosen)
 
+    def sample(self, split: Split, most: int) -> NDArray[np.int64]:
+        """Return the positions of at most `most` pictures of a split, shuffled, the same each time."""
+        return np.random.default_rng(0).permutation(self.indices(split))[:most]
+
     def batch(self, indices: NDArray[np.int64]) -> Tensor:
         """Return pictures as uint8 (B, 3, S, S)."""
         return torch.from_numpy(np.ascontiguousarray(self.images[indices]))

@@ -5,7 +5,37 @@ from pathlib import Path
 from svq.data.imageset import ImageSet
 from svq.errors import DataError
 
+GENERATED = "samples.json"  # the record in a folder that `svq generate` wrote
 SOURCE_HELP = "a folder of images, 'openmoji', 'idx:DIR', or a packed .rec file"
+
+
+def native_size(source: str) -> int:
+    """Return the size that the pictures of a source have: the shorter side of its first one.
+
+    OpenMoji are drawings without a size of their own and get 64.
+
+    Raises:
+        DataError: there is no such source, or it holds no readable picture.
+    """
+    path = Path(source).expanduser()
+    if source == "openmoji":
+        return 64
+    if source.startswith("idx:"):
+        from svq.data.idx import native_size as idx_size
+
+        return idx_size(Path(source.removeprefix("idx:")).expanduser())
+    if path.suffix == ".rec":
+        from svq.data.packed import native_size as packed_size
+
+        return packed_size(path)
+    from svq.data.folder import native_size as folder_size
+
+    return folder_size(_pictures_in(path))
+
+
+def _pictures_in(path: Path) -> Path:
+    """Return the folder of pictures; of generated ones, not the one with the grid beside them."""
+    return path / "images" if (path / GENERATED).is_file() else path
 
 
 def open_images(source: str, size: int) -> ImageSet:
@@ -35,5 +65,5 @@ def open_images(source: str, size: int) -> ImageSet:
     if path.is_dir():
         from svq.data.folder import open_folder
 
-        return open_folder(path, size)
+        return open_folder(_pictures_in(path), size)
     raise DataError(f"no data source '{source}'; expected {SOURCE_HELP}")

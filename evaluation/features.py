@@ -16,7 +16,7 @@ SIDE = 64  # every picture is brought to this size first
 CHANNELS = (64, 128, 256)
 
 
-class RandomConvFeatures(FeatureExtractorBase):  # type: ignore[misc]
+class RandomConvFeatures(FeatureExtractorBase):
     """Three convolutions (5x5, 3x3, 3x3; stride 2; 64, 128, 256 channels; ReLU) with weights drawn from seed 0.
 
     The features are the spatial means of the three layers' activations, 448 numbers.

@@ -4,11 +4,7 @@ References: FID, Heusel et al. 2017, arXiv:1706.08500; KID, Binkowski et al. 201
 Inception score, Salimans et al. 2016, arXiv:1606.03498.
 """
 
-import hashlib
 import pickle
-import platform
-import urllib.error
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +18,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
 from svq.errors import DataError, UserError
 from svq.evaluation.features import RANDOM_CONV
+from svq.provenance import file_sha256, versions
 
 Features = Literal["inception", "random-conv"]
 FEW = 10_000  # below so many pictures, FID is biased upwards enough to mislead
@@ -47,6 +44,23 @@ class _Pictures(Dataset[Tensor]):
         return torch.from_numpy(np.array(self.images[index]))
 
 
+def inception_cache() -> Path:
+    """Return where torch-fidelity and svq look for the Inception weights, and keep them once fetched."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[-1]
+
+
+def _fetch(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    prefix = path.stem.rsplit("-", 1)[-1]  # torch hub's convention: the name ends with the start of the SHA-256
+    try:
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=prefix, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"FID needs the Inception weights {path.name}, which are not at hand and cannot be fetched ({error}); "
+            "give their file with --weights PATH, or measure on random features with --features random-conv"
+        ) from error
+
+
 def inception_weights(path: Path | None) -> Path:
     """Return the file of Inception weights: the one named, the one in torch's cache, or a fresh download.
 
@@ -54,19 +68,9 @@ def inception_weights(path: Path | None) -> Path:
         UserError: there is none and it cannot be fetched, or the file is not one of tensors only.
     """
     if path is None:
-        name = URL_INCEPTION_V3.rsplit("/", 1)[-1]
-        path = Path(torch.hub.get_dir()) / "checkpoints" / name
+        path = inception_cache()
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                torch.hub.download_url_to_file(
-                    URL_INCEPTION_V3, str(path), hash_prefix=name.rsplit("-", 1)[-1].split(".")[0], progress=False
-                )
-            except (urllib.error.URLError, OSError) as error:
-                raise UserError(
-                    f"FID needs the Inception weights {name}, which are not at hand and cannot be fetched ({error}); "
-                    "give their file with --weights PATH, or measure on random features with --features random-conv"
-                ) from error
+            _fetch(path)
     if not path.is_file():
         raise UserError(f"no file of Inception weights at {path}; give another with --weights PATH")
     try:
@@ -109,7 +113,7 @@ def distance(
             raise DataError(f"{part.name} has {len(part.images)} pictures; a distance needs at least 2")
     inception = features == "inception"
     path = inception_weights(weights) if inception else None
-    weights_hash = hashlib.sha256(path.read_bytes()).hexdigest() if path else None
+    weights_hash = file_sha256(path) if path else None
     fewest = min(len(samples.images), len(reference.images))
     extractor = "inception-v3-compat" if inception else RANDOM_CONV
     raw = torch_fidelity.calculate_metrics(
@@ -140,10 +144,7 @@ def distance(
         "samples": _describe(samples),
         "reference": _describe(reference),
         "settings": {"kid_subset_size": min(KID_SUBSET, fewest), "seed": 0},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("svq", "torch", "torchvision", "torch-fidelity", "numpy")},
-        },
+        "versions": versions(),
     }
 
 

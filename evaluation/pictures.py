@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from svq.evaluation.reconstruction import Decode
+
 PADDING = 2
 SMALLEST = 64  # pictures are enlarged, pixel by pixel, to at least this side
 
@@ -24,6 +26,13 @@ def save_grid(path: Path, images: Tensor, columns: int = 8) -> None:
     """Write pictures (N, 3, S, S) in [-1, 1] as one grid."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _to_pil(images, columns).save(path)
+
+
+def save_prefixes(path: Path, decode: Decode, codes: Tensor, images: Tensor, most: int = 12) -> None:
+    """Draw originals above what is painted from their first 1, 4, 12 and 36 codes."""
+    lengths = [k for k in (1, 4, 12) if k < codes.shape[1]] + [codes.shape[1]]
+    rows = {f"{k} codes": decode(codes[:most, :k]).cpu() for k in lengths}
+    save_rows(path, {"original": images[:most], **rows})
 
 
 def save_rows(path: Path, rows: Mapping[str, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 from pydantic import Field, PositiveInt, model_validator
 
+from svq.generator.sampling import Schedule, TopK
 from svq.training.config import Config, TrainConfig
 
 
@@ -22,6 +23,17 @@ class GeneratorConfig(Config):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
+
+
+class SamplingConfig(Config):
+    """How codes are drawn. Each may be one number, or a list with one for each position."""
+
+    temperature: Schedule = Field(1.0, description="0: the likeliest code")
+    top_k: TopK = Field(None, description="only the k likeliest codes")
+    top_p: Schedule = Field(1.0, description="only the likeliest codes that together reach this probability")
+    min_p: Schedule = Field(0.0, description="only codes of this share of the likeliest one's probability")
+    guidance: Schedule = Field(1.0, description="scale of classifier-free guidance; needs a class")
+    class_name: str | None = Field(None, description="the class to draw; None: any")
 
 
 class GeneratorTrainConfig(TrainConfig):

@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from x_transformers import Decoder, TransformerWrapper
 
+from svq.errors import UserError
 from svq.generator.config import GeneratorConfig
-from svq.generator.sampling import Schedule, at_position, code_probabilities, draw, image_noise
+from svq.generator.sampling import Schedule, TopK, at_position, code_probabilities, draw, image_noise
 from svq.training.checkpoint import load_model, save_model
 
 Cache = Any  # x-transformers' LayerIntermediates
@@ -68,9 +69,7 @@ class Generator(nn.Module):
 
     def decode_next(self, code: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
         """Read one more code (B,); return the logits (B, codebook) of the one after it and the cache."""
-        logits, cache = self.net(
-            code[:, None], cache=cache, input_not_include_cache=True, return_intermediates=True
-        )
+        logits, cache = self.net(code[:, None], cache=cache, input_not_include_cache=True, return_intermediates=True)
         return logits[:, -1], cache
 
     @torch.inference_mode()
@@ -82,7 +81,7 @@ class Generator(nn.Module):
         labels: Tensor | None = None,
         prefix: Tensor | None = None,
         temperature: Schedule = 1.0,
-        top_k: int | None = None,
+        top_k: TopK = None,
         top_p: Schedule = 1.0,
         min_p: Schedule = 0.0,
         guidance: Schedule = 1.0,
@@ -98,7 +97,7 @@ class Generator(nn.Module):
             seed: the seed of all images.
             labels: (n,) int64, classes to draw, -1 for any; None means any.
             prefix: (n, k) int64, the codes that each sentence begins with.
-            temperature: 0 takes the likeliest code; a number, or one for each position.
+            temperature: 0 takes the likeliest code. This and all below: one number, or one for each position.
             top_k: keep only the k likeliest codes.
             top_p: keep the likeliest codes that together reach this probability (arXiv:1904.09751).
             min_p: keep codes of at least this share of the likeliest one's probability (arXiv:2407.01082).
@@ -106,7 +105,7 @@ class Generator(nn.Module):
             first: number of the first image.
 
         Raises:
-            ValueError: an argument is out of range.
+            UserError: an argument is out of range.
         """
         device, tokens = next(self.parameters()).device, self.config.tokens
         labels = torch.full((n,), -1) if labels is None else labels
@@ -130,7 +129,11 @@ class Generator(nn.Module):
                 conditional, free = logits.chunk(2)
                 logits = free + at_position(guidance, i) * (conditional - free)
             probabilities = code_probabilities(
-                logits, at_position(temperature, i), top_k, at_position(top_p, i), at_position(min_p, i)
+                logits,
+                temperature=at_position(temperature, i),
+                top_k=None if top_k is None else int(at_position(top_k, i)),
+                top_p=at_position(top_p, i),
+                min_p=at_position(min_p, i),
             )
             code = draw(probabilities, noise[:, i])  # (n,)
             codes = torch.cat([codes, code[:, None]], dim=1)
@@ -140,12 +143,12 @@ class Generator(nn.Module):
 
     def _check(self, n: int, labels: Tensor, prefix: Tensor) -> None:
         classes, size, tokens = len(self.config.classes), self.config.codebook_size, self.config.tokens
-        if labels.shape != (n,) or (n and not (-1 <= int(labels.min()) and int(labels.max()) < classes)):
-            raise ValueError(f"expected {n} labels from -1 to {classes - 1}, got {labels.tolist()[:8]}")
+        if labels.shape != (n,) or (n and not (int(labels.min()) >= -1 and int(labels.max()) < classes)):
+            raise UserError(f"expected {n} labels from -1 to {classes - 1}, got {labels.tolist()[:8]}")
         if prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > tokens:
-            raise ValueError(f"expected a prefix of shape ({n}, k <= {tokens}), got {tuple(prefix.shape)}")
-        if prefix.numel() and not (0 <= int(prefix.min()) and int(prefix.max()) < size):
-            raise ValueError(f"the codes of a prefix must lie in [0, {size})")
+            raise UserError(f"expected a prefix of shape ({n}, k <= {tokens}), got {tuple(prefix.shape)}")
+        if prefix.numel() and not (int(prefix.min()) >= 0 and int(prefix.max()) < size):
+            raise UserError(f"the codes of a prefix must lie in [0, {size})")
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "Generator":

@@ -10,19 +10,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from svq.errors import UserError
+
 Schedule = float | Sequence[float]  # one number, or one for each position
+TopK = int | Sequence[int] | None
 
 
 def at_position(schedule: Schedule, position: int) -> float:
     """Return the value of a schedule at a position.
 
     Raises:
-        ValueError: the schedule is too short.
+        UserError: the schedule is too short.
     """
     if isinstance(schedule, int | float):
         return float(schedule)
     if position >= len(schedule):
-        raise ValueError(f"a schedule of {len(schedule)} numbers has none for position {position + 1}")
+        raise UserError(f"a schedule of {len(schedule)} numbers has none for position {position + 1}")
     return float(schedule[position])
 
 
@@ -43,10 +46,10 @@ def code_probabilities(
     """Return the probabilities (B, K) float64 to draw from, temperature first and then the filters.
 
     Raises:
-        ValueError: an argument is out of range.
+        UserError: an argument is out of range.
     """
     if temperature < 0 or not 0 < top_p <= 1 or not 0 <= min_p <= 1 or (top_k is not None and top_k < 1):
-        raise ValueError(
+        raise UserError(
             "expected temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1, "
             f"got {temperature}, {top_k}, {top_p} and {min_p}"
         )

@@ -12,6 +12,7 @@ from svq.generator.config import GeneratorConfig, GeneratorTrainConfig
 from svq.generator.model import Generator
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.checkpoint import fingerprint
+from svq.training.device import build_seeded
 from svq.training.loop import Losses, Task
 
 EVALUATION_BATCH = 256
@@ -28,7 +29,8 @@ class GeneratorTask(Task):
     ) -> None:
         if codes.tokenizer != fingerprint(tokenizer):
             raise CheckpointError(
-                "these codes were written by another tokenizer; name theirs with --tokenizer, or run 'svq tokenize' again"
+                "these codes were written by another tokenizer; name theirs with --tokenizer, "
+                "or run 'svq tokenize' again"
             )
         if codes.validation.all():
             raise DataError("all of these codes are held out; write some to train on with 'svq tokenize --split all'")
@@ -46,7 +48,7 @@ class GeneratorTask(Task):
                 "tokenizer": codes.tokenizer,
             }
         )
-        self.model = Generator(config)
+        self.model = build_seeded(train.seed, lambda: Generator(config))
         self.model_config = config.model_dump(mode="json")
         self.identity = {"data": codes.data, "examples": self.size}
 

@@ -1,9 +1,9 @@
 """Styled Vector Quantization: pictures as 36 discrete tokens, ordered from high-level to low-level attributes.
 
-    import svq
-    tokenizer = svq.StyledTokenizer.from_pretrained("runs/tokenizer")
-    codes = tokenizer.encode(images)          # (B, 36) int64
-    images = tokenizer.decode(codes)          # (B, 3, S, S) in [-1, 1]
+import svq
+tokenizer = svq.StyledTokenizer.from_pretrained("runs/tokenizer")
+codes = tokenizer.encode(images)          # (B, 36) int64
+images = tokenizer.decode(codes)          # (B, 3, S, S) in [-1, 1]
 """
 
 from importlib import import_module

@@ -105,7 +105,10 @@ class TokenizerTrainConfig(TrainConfig):
     """Training of stage one: first continuous, then quantized, now and then from a prefix only."""
 
     continuous_share: float = Field(
-        0.3, ge=0, le=1, description="share of the run before quantization; 0: from the first image, 1: VAE only"
+        0.3,
+        ge=0,
+        le=1,
+        description="share of the run before quantization; 0: from the first image, 1: VAE only",
     )
     ramp_share: float = Field(
         0.1, ge=0, le=1, description="share of the run over which more and more of the pictures are quantized"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from svq.errors import CheckpointError
+from svq.errors import CheckpointError, UserError
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.decoder import StyledDecoder
 from svq.tokenizer.encoder import Encoder, Posterior
@@ -30,18 +30,14 @@ class StyledTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.norm = (
-            PositionNorm(config.tokens, config.latent_dim) if config.normalize == "position" else nn.Identity()
-        )
+        self.norm = PositionNorm(config.tokens, config.latent_dim) if config.normalize == "position" else nn.Identity()
         self.decoder = StyledDecoder(config)
         initialise(self.encoder)
         initialise(self.decoder)
         # After `initialise`: the library's own start of the codebook stays.
         self.quantizer = build_quantizer(config)
 
-    def forward(
-        self, images: Tensor, quantized_share: float = 1.0, keep: Tensor | None = None
-    ) -> Reconstruction:
+    def forward(self, images: Tensor, quantized_share: float = 1.0, keep: Tensor | None = None) -> Reconstruction:
         """Encode and decode, as training sees it.
 
         Args:
@@ -83,12 +79,12 @@ class StyledTokenizer(nn.Module):
         """Write pictures (B, 3, S, S) in [-1, 1] as codes (B, 36) int64.
 
         Raises:
-            ValueError: the pictures have another shape.
+            UserError: the pictures have another shape.
             CheckpointError: the codebook was never started, because training was of the VAE only.
         """
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(f"expected pictures of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
+            raise UserError(f"expected pictures of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
         if not self.quantizer.started:
             raise CheckpointError(
                 "this tokenizer has no codebook yet: it was trained as a VAE only; train it with continuous_share < 1"
@@ -100,13 +96,13 @@ class StyledTokenizer(nn.Module):
         """Paint pictures (B, 3, S, S) in [-1, 1] from codes (B, k) int64, k <= 36: all of them or a prefix.
 
         Raises:
-            ValueError: more than 36 codes, or a code outside the codebook.
+            UserError: more than 36 codes, or a code outside the codebook.
         """
         if codes.ndim != 2 or codes.shape[1] > self.config.tokens:
-            raise ValueError(f"expected codes of shape (B, k <= {self.config.tokens}), got {tuple(codes.shape)}")
+            raise UserError(f"expected codes of shape (B, k <= {self.config.tokens}), got {tuple(codes.shape)}")
         size = self.quantizer.codebook_size
-        if codes.numel() and not (0 <= int(codes.min()) and int(codes.max()) < size):
-            raise ValueError(f"codes must lie in [0, {size}), got {int(codes.min())} to {int(codes.max())}")
+        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
+            raise UserError(f"codes must lie in [0, {size}), got {int(codes.min())} to {int(codes.max())}")
         return self.decoder(self.quantizer.lookup(codes)).clamp(-1, 1)
 
     @classmethod

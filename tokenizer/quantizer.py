@@ -65,7 +65,7 @@ class Quantizer(nn.Module):
 
 
 class CosineVQ(Quantizer):
-    """A learned codebook on the unit sphere, moved by EMA (van den Oord et al. 2017; Yu et al. 2021, arXiv:2110.04627)."""
+    """A learned codebook on the unit sphere, moved by EMA (Yu et al. 2021, arXiv:2110.04627)."""
 
     needs_start = True
 
@@ -134,9 +134,7 @@ class SimVQ(Quantizer):
 
     def __init__(self, config: SimVQConfig) -> None:
         super().__init__(config.codebook_size)
-        self.vq = vqp.SimVQ(
-            dim=config.dim, codebook_size=config.codebook_size, commitment_weight=config.commitment
-        )
+        self.vq = vqp.SimVQ(dim=config.dim, codebook_size=config.codebook_size, commitment_weight=config.commitment)
 
     def continuous(self, latents: Tensor) -> Tensor:
         return latents

@@ -13,6 +13,7 @@ from svq.evaluation.pictures import save_rows
 from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.model import StyledTokenizer
+from svq.training.device import build_seeded
 from svq.training.loop import Losses, Task
 
 START_IMAGES = 2048  # pictures whose latents start a codebook
@@ -29,17 +30,15 @@ class TokenizerTask(Task):
         if images.image_size != config.image_size:
             raise DataError(f"the pictures have {images.image_size} px, the tokenizer {config.image_size}")
         self.config, self.images = train, images
-        self.training, held_out = images.indices("train"), images.indices("val")
+        self.training, held_out = images.indices("train"), images.sample("val", train.evaluation_images)
         if not len(self.training) or not len(held_out):
             raise DataError(
                 f"{images.name} has {len(self.training)} pictures to train on and {len(held_out)} held out; "
                 "both are needed, give more pictures"
             )
         self.size = len(self.training)
-        # A fixed spread over the held-out pictures, the same at each evaluation.
-        chosen = np.random.default_rng(0).permutation(held_out)[: train.evaluation_images]
-        self.held_out = to_float(images.batch(chosen))
-        self.model = StyledTokenizer(config)
+        self.held_out = to_float(images.batch(held_out))
+        self.model = build_seeded(train.seed, lambda: StyledTokenizer(config))
         self.model_config = config.model_dump(mode="json")
         self.identity = {"data": images.fingerprint}
 

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from svq.errors import CheckpointError
+from svq.provenance import file_sha256
 
 Model = TypeVar("Model", bound=nn.Module)
 CHECKPOINTS = "checkpoints"
@@ -41,13 +42,18 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
     (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
     for path in [*files, work / "manifest.json", *(p for p in work.rglob("*") if p.is_dir()), work]:
         _flush(path)
+    replace(folder, work)
+    _flush(folder.parent)
+
+
+def replace(folder: Path, work: Path) -> None:
+    """Rename `work` to `folder`; what was there before is removed only then."""
+    old = folder.parent / f".{folder.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
-        old = folder.parent / f".{folder.name}.old"
-        shutil.rmtree(old, ignore_errors=True)
         folder.rename(old)
     work.rename(folder)
-    shutil.rmtree(folder.parent / f".{folder.name}.old", ignore_errors=True)
-    _flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
@@ -56,12 +62,6 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path) -> None:

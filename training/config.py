@@ -30,7 +30,10 @@ class TrainConfig(Config):
     batch_size: PositiveInt = 64
     seed: int = Field(0, ge=0)
     ema_share: float = Field(
-        0.02, ge=0, lt=1, description="half-life of the weights' moving average, as a share of the images so far"
+        0.02,
+        ge=0,
+        lt=1,
+        description="half-life of the weights' moving average, as a share of the images so far",
     )
     evaluate_every: PositiveInt = Field(10_000, description="images between two evaluations")
     save_every: PositiveInt = Field(20_000, description="images between two checkpoints")

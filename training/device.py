@@ -1,11 +1,23 @@
 """The device and its settings, chosen once."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
+from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def choose_device() -> torch.device:
     """Return the CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build_seeded(seed: int, build: Callable[[], Model]) -> Model:
+    """Build a model whose initial weights depend on the seed alone."""
+    torch.manual_seed(seed)
+    return build()
 
 
 def seed_step(seed: int, images_seen: int) -> None:

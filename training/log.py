@@ -3,13 +3,21 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 console = Console(stderr=True)
@@ -24,17 +32,13 @@ class RunLog:
         title: what is being trained.
         out: folder of the run; ``log.jsonl`` in it is appended to.
         total: number of images of the whole run.
-        quiet: show nothing.
     """
 
-    def __init__(self, title: str, out: Path, total: int, quiet: bool = False) -> None:
-        self.out, self.total, self.quiet, self.title = out, total, quiet, title
+    def __init__(self, title: str, out: Path, total: int) -> None:
+        self.out, self.total, self.title = out, total, title
         out.mkdir(parents=True, exist_ok=True)
         self._file = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115
-        self._bar = Progress(
-            TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=quiet or not console.is_terminal,
-        )  # fmt: skip
+        self._bar = _progress(title)
         self._began = self._line = time.perf_counter()
         self._seen: int | None = None
         self._steps = 0
@@ -45,7 +49,9 @@ class RunLog:
         self._task = self._bar.add_task(self.title, total=self.total, status="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
         self._file.close()
 
@@ -67,7 +73,7 @@ class RunLog:
         )  # fmt: skip
         status = f"loss {numbers['loss']:.4f}  {speed:.0f} images/s"
         self._bar.update(self._task, completed=min(seen, self.total), status=status)
-        if not self.quiet and not console.is_terminal and (now - self._line > LINE_EVERY_S or seen >= self.total):
+        if not console.is_terminal and (now - self._line > LINE_EVERY_S or seen >= self.total):
             self._line = now
             left = (self.total - seen) / max(speed, 1e-9)
             print(f"{self.title}: {seen}/{self.total} images  {status}  {left:.0f} s left", file=sys.stderr)
@@ -81,8 +87,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Show one line."""
-        if not self.quiet:
-            console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, highlight=False, soft_wrap=True)
 
     def last_metrics(self) -> dict[str, float]:
         """Return the metrics of the last evaluation in the log, which may be an earlier session's."""
@@ -91,6 +96,32 @@ class RunLog:
 
     def _write(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
+
+
+@contextmanager
+def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress of work on `total` images on stderr; yields what takes the number just done."""
+    began, done = time.perf_counter(), 0
+    with _progress(title) as progress:
+        task = progress.add_task(title, total=total, status="")
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            speed = done / max(time.perf_counter() - began, 1e-9)
+            progress.update(task, completed=done, status=f"{speed:.0f} images/s")
+
+        yield advance
+    if not console.is_terminal:
+        seconds = time.perf_counter() - began
+        print(f"{title}: {done}/{total} images  {done / max(seconds, 1e-9):.0f} images/s", file=sys.stderr)
+
+
+def _progress(title: str) -> Progress:
+    return Progress(
+        TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+    )  # fmt: skip
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

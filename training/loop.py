@@ -1,21 +1,25 @@
 """The training loop, the same for both stages. It counts images, not steps."""
 
+import copy
 import json
 import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from svq.errors import CheckpointError
+from svq.provenance import versions
 from svq.training import checkpoint
 from svq.training.config import TrainConfig
+from svq.training.curve import draw_curve
 from svq.training.device import choose_device, seed_step
 from svq.training.log import RunLog
 from svq.training.optimizer import build_optimizers, learning_rate, load_optimizer_state, optimizer_state
@@ -53,7 +57,7 @@ class Task(ABC):
     def losses(self, batch: tuple[Tensor, ...], progress: float) -> Losses:
         """Return the losses of a batch on the model's device; `progress` is the share of the run done."""
 
-    def prepare(self, progress: float, next_progress: float) -> None:
+    def prepare(self, progress: float, next_progress: float) -> None:  # noqa: B027
         """Do what is due between two steps, such as starting a codebook."""
 
     @abstractmethod
@@ -69,13 +73,17 @@ class Run(NamedTuple):
     """What is written to and read from a checkpoint."""
 
     task: Task
-    average: AveragedModel
+    average: nn.Module
     optimizers: list[Optimizer]
     config: TrainConfig
 
     def identity(self) -> dict[str, Any]:
         """Return all that must be the same when the run is resumed."""
-        return {"model": self.task.model_config, "train": self.config.model_dump(mode="json"), **self.task.identity}
+        return {
+            "model": self.task.model_config,
+            "train": self.config.model_dump(mode="json"),
+            **self.task.identity,
+        }
 
 
 def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, float]:
@@ -94,8 +102,7 @@ def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, 
     task.model.to(device).train()
     steps = -(-config.images // config.batch_size)
     optimizers = build_optimizers(task.model, config.optimizer)
-    # Buffers are copied, not averaged: a mean of codebooks is no codebook.
-    average = AveragedModel(task.model, multi_avg_fn=None, avg_fn=None, use_buffers=False)
+    average = copy.deepcopy(task.model)
     run = Run(task, average, optimizers, config)
     start = resume(run, out)
     metrics: dict[str, float] = {}
@@ -142,29 +149,36 @@ def order(size: int, config: TrainConfig, seen: int) -> Tensor:
     epochs = wanted // size
     parts = []
     for epoch in epochs.unique().tolist():
-        shuffle = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
-        parts.append(torch.randperm(size, generator=shuffle)[wanted[epochs == epoch] % size])
+        parts.append(_permutation(size, config.seed * 1_000_003 + epoch)[wanted[epochs == epoch] % size])
     return torch.cat(parts)
 
 
+@lru_cache(maxsize=2)
+def _permutation(size: int, seed: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))
+
+
 @torch.no_grad()
-def average_weights(average: AveragedModel, model: nn.Module, config: TrainConfig, seen: int) -> None:
-    """Move the averaged weights towards the present ones; the half-life grows with the run (arXiv:2312.02696)."""
-    half_life = max(config.ema_share * seen, 1e-9)
-    weight = 1 - 0.5 ** (config.batch_size / half_life)
-    torch._foreach_lerp_(list(average.module.parameters()), list(model.parameters()), weight)
-    for kept, buffer in zip(average.module.buffers(), model.buffers(), strict=True):
+def average_weights(average: nn.Module, model: nn.Module, config: TrainConfig, seen: int) -> None:
+    """Move the averaged weights towards the present ones; the half-life grows with the run (arXiv:2312.02696).
+
+    Buffers are copied: a mean of codebooks is no codebook.
+    """
+    decay = 0.5 ** (config.batch_size / max(config.ema_share * seen, 1e-9))
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), seen)
+    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
         kept.copy_(buffer)
 
 
 def evaluate(run: Run, log: RunLog, seen: int, out: Path) -> dict[str, float]:
     """Measure the averaged model, draw its picture and write both down."""
-    model = run.average.module.eval()
+    model = run.average.eval()
     began = time.perf_counter()
     with torch.inference_mode():
         metrics = run.task.evaluate(model)
         run.task.illustrate(model, out / "pictures" / f"{seen:09d}.png")
     log.evaluation(seen, metrics, time.perf_counter() - began)
+    draw_curve(out, log.title)
     return metrics
 
 
@@ -174,12 +188,14 @@ def save(run: Run, out: Path, step: int) -> None:
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(run.task.model_config, indent=1))
         checkpoint.write_tensors(folder / "model.safetensors", run.task.model.state_dict())
-        checkpoint.write_tensors(folder / "ema.safetensors", run.average.module.state_dict())
+        checkpoint.write_tensors(folder / "ema.safetensors", run.average.state_dict())
         state = folder / "state"
         state.mkdir()
         for i, optimizer in enumerate(run.optimizers):
             checkpoint.write_tensors(state / f"optimizer{i}.safetensors", optimizer_state(optimizer))
-        (state / "run.json").write_text(json.dumps({"step": step, "identity": run.identity()}, indent=1))
+        (state / "run.json").write_text(
+            json.dumps({"step": step, "identity": run.identity(), "versions": versions()}, indent=1)
+        )
 
     folder = out / checkpoint.CHECKPOINTS
     checkpoint.publish(folder / f"{step * run.config.batch_size:012d}", write)
@@ -197,10 +213,11 @@ def resume(run: Run, out: Path) -> int:
     changes = differences(state["identity"], json.loads(json.dumps(run.identity())))
     if changes:
         raise CheckpointError(
-            f"{out} holds a run with other settings ({'; '.join(changes)}); give another --out, or the same settings to go on"
+            f"{out} holds a run with other settings ({'; '.join(changes)}); "
+            "give another --out, or the same settings to go on"
         )
     run.task.model.load_state_dict(checkpoint.read_tensors(folder / "model.safetensors"))
-    run.average.module.load_state_dict(checkpoint.read_tensors(folder / "ema.safetensors"))
+    run.average.load_state_dict(checkpoint.read_tensors(folder / "ema.safetensors"))
     for i, optimizer in enumerate(run.optimizers):
         load_optimizer_state(optimizer, checkpoint.read_tensors(folder / "state" / f"optimizer{i}.safetensors"))
     return int(state["step"])

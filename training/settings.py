@@ -73,7 +73,7 @@ def _parse(text: str, key: str) -> Any:
 def _nest(key: str, value: Any) -> dict[str, Any]:
     for part in reversed(key.split(".")):
         value = {part: value}
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -1,0 +1,51 @@
+# make quickstart   environment, installation, then the whole chain on real pictures, on a CPU in minutes
+# make test         environment, installation, then lint, types, import rules and tests
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+TREE := build/tree
+PARTS := data tokenizer generator training evaluation cli
+
+.PHONY: quickstart test lint types imports unit slow format clean FORCE
+
+quickstart: $(STAMP)
+	$(BIN)/svq quickstart
+
+test: lint types imports unit
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Type checker and import-linter follow files, not package-dir: show them the package as it is when installed.
+$(TREE): $(STAMP) FORCE
+	rm -rf $(TREE) && mkdir -p $(TREE)/svq
+	ln -s $(CURDIR)/svq/* $(addprefix $(CURDIR)/,$(PARTS)) $(TREE)/svq/
+
+types: $(TREE)
+	cd $(TREE) && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml \
+		--cache-dir $(CURDIR)/.mypy_cache -p svq | tee mypy.txt
+	# All files, not just one of them:
+	grep -q "no issues found in $$(ls svq/*.py $(addsuffix /*.py,$(PARTS)) | wc -l) source files" $(TREE)/mypy.txt
+
+imports: $(TREE)
+	cd $(TREE) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+
+unit: $(STAMP)
+	$(BIN)/pytest -m "not slow"
+
+slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,62 @@
+"""The program `svq`: its commands, and what becomes of an error."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from svq.cli import data, doctor, evaluate, generator, quickstart, tokenizer
+from svq.errors import UserError
+
+app = typer.Typer(
+    name="svq",
+    help="Pictures as 36 discrete tokens, ordered from high-level to low-level attributes.",
+    epilog="Begin with: svq quickstart",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command(epilog=quickstart.EXAMPLES)(quickstart.quickstart)
+app.add_typer(data.app, name="data")
+app.add_typer(tokenizer.app, name="tokenizer")
+app.command(epilog=tokenizer.TOKENIZE_EXAMPLES)(tokenizer.tokenize)
+app.add_typer(generator.app, name="generator")
+app.command(epilog=generator.GENERATE_EXAMPLES)(generator.generate)
+app.add_typer(evaluate.app, name="eval")
+app.command(epilog=doctor.EXAMPLES)(doctor.doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import svq
+
+        typer.echo(f"svq {svq.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; anywhere on the line.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def main() -> None:
+    """Run the command line. Bad input ends with one line on stderr and exit code 2."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        app(arguments)
+    except (UserError, OSError) as error:
+        # An OSError is a full disk, a missing permission and the like: the user's to mend, too.
+        if debug:
+            raise
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo(str(error), err=True)
+        sys.exit(2)

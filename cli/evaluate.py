@@ -1,0 +1,202 @@
+"""The instruments: distances between sets of pictures, reconstruction, order, and use of the codebook."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import typer
+
+from svq.cli import options
+from svq.cli.last import last
+from svq.cli.output import announce, say, show, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from svq.tokenizer import StyledTokenizer
+
+app = typer.Typer(help="Measure: fid, recon, order, codebook.", no_args_is_help=True)
+
+FID_EXAMPLES = """
+**Examples**
+
+`svq eval fid` — the last samples against OpenMoji
+
+`svq eval fid --samples runs/samples --reference photos/ --weights pt_inception-2015-12-05-6726825d.pth`
+
+`svq eval fid --features random-conv --json`
+"""
+ORDER_EXAMPLES = """
+**Examples**
+
+`svq eval order` — the last tokenizer, held-out OpenMoji
+
+`svq eval order --tokenizer runs/photos --data photos/ --out runs/photos/order`
+"""
+RECON_EXAMPLES = """
+**Example**
+
+`svq eval recon --tokenizer runs/photos --data photos/ --split val --json`
+"""
+CODEBOOK_EXAMPLES = """
+**Example**
+
+`svq eval codebook --split all`
+"""
+Count = Annotated[int, typer.Option("--n", min=2, help="Pictures to measure on, at most.")]
+
+
+class _Encoded(NamedTuple):
+    """A tokenizer, pictures (N, 3, S, S) in [-1, 1], their codes (N, 36), and where all this came from."""
+
+    tokenizer: "StyledTokenizer"
+    images: "Tensor"
+    codes: "Tensor"
+    receipt: dict[str, Any]
+
+
+def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], n: int) -> _Encoded:
+    import torch
+
+    from svq.data import open_images
+    from svq.data.imageset import to_float
+    from svq.provenance import versions
+    from svq.tokenizer import StyledTokenizer
+    from svq.tokenizer.tokenize import tokenize
+    from svq.training.log import bar
+
+    path = last("tokenizer", run)
+    tokenizer = StyledTokenizer.from_pretrained(path)
+    pictures = open_images(data, tokenizer.config.image_size)
+    announce(pictures)
+    chosen = pictures.sample(split, n)
+    with bar("encode", len(chosen)) as advance:
+        codes = tokenize(tokenizer, pictures, chosen, advance=advance)
+    receipt = {
+        "tokenizer": {"path": path, "fingerprint": codes.tokenizer},
+        "data": {"source": data, "fingerprint": codes.data, "split": split, "count": len(chosen)},
+        "versions": versions(),
+    }
+    rows = torch.from_numpy(codes.codes.astype("int64"))
+    return _Encoded(tokenizer, to_float(pictures.batch(chosen)), rows, receipt)
+
+
+@app.command(epilog=FID_EXAMPLES)
+def fid(
+    samples: Annotated[
+        str | None,
+        typer.Option("--samples", metavar="SOURCE", help="Pictures to judge.  [default: the last samples]"),
+    ] = None,
+    reference: Annotated[
+        str, typer.Option("--reference", metavar="SOURCE", help="What they should resemble.")
+    ] = "openmoji",
+    split: Annotated[Literal["train", "val", "all"], typer.Option("--split", help="Part of the reference.")] = "all",
+    features: Annotated[
+        Literal["inception", "random-conv"], typer.Option("--features", help="What sees.")
+    ] = "inception",
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="PATH", help="File of Inception weights.")
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option("--image-size", min=8, help="Both sets at this size.  [default: the samples']"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the receipt here, too.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure FID, KID and Inception score of samples against a reference."""
+    from svq.data import open_images
+    from svq.data.imageset import cache_root
+    from svq.data.sources import native_size
+    from svq.evaluation.fid import PictureSet, distance, inception_weights
+
+    if features == "inception":
+        weights = inception_weights(weights)  # before anything slow
+    judged = samples or str(last("samples", None))
+    size = image_size or native_size(judged)
+    a, b = open_images(judged, size), open_images(reference, size)
+    announce(a)
+    announce(b)
+    result = distance(
+        PictureSet(a.images, judged, a.fingerprint),
+        PictureSet(b.images[b.indices(split)], f"{reference} ({split})", f"{b.fingerprint}-{split}"),
+        features=features,
+        weights=weights,
+        cache=cache_root() / "statistics",
+    )
+    if out:
+        write_json(out, result)
+    for warning in result["warnings"]:
+        say(f"note: {warning}")
+    show(result, {name: f"{value:.4g}" for name, value in result["metrics"].items()}, as_json)
+
+
+@app.command(epilog=RECON_EXAMPLES)
+def recon(
+    tokenizer: options.TokenizerRun = None,
+    data: options.Data = "openmoji",
+    split: options.Split = "val",
+    n: Count = 2048,
+    as_json: options.Json = False,
+) -> None:
+    """Measure how well pictures are painted again from all their codes."""
+    from svq.evaluation.reconstruction import reconstruction_quality
+
+    encoded = _encode(tokenizer, data, split, n)
+    quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, encoded.images)
+    result = {**quality._asdict(), **encoded.receipt}
+    rows = {
+        "PSNR": f"{quality.psnr:.2f} dB (spread {quality.psnr_spread:.2f})",
+        "mean absolute error": f"{quality.l1:.4f}",
+    }
+    show(result, rows, as_json)
+
+
+@app.command(epilog=ORDER_EXAMPLES)
+def order(
+    tokenizer: options.TokenizerRun = None,
+    data: options.Data = "openmoji",
+    split: options.Split = "val",
+    n: Count = 512,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for a plot and a strip.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Measure what each code is worth: PSNR by length of the prefix, and the effect of each position."""
+    from svq.evaluation.order import measure_order
+    from svq.evaluation.pictures import save_prefixes
+    from svq.evaluation.plots import plot_order
+
+    encoded = _encode(tokenizer, data, split, n)
+    decode = encoded.tokenizer.decode
+    measured = measure_order(decode, encoded.codes, encoded.images)
+    result = {**measured._asdict(), **encoded.receipt}
+    if out:
+        plot_order(out / "order.png", measured.psnr, measured.effects)
+        save_prefixes(out / "prefixes.png", decode, encoded.codes, encoded.images)
+        write_json(out / "order.json", result)
+    rows = {f"PSNR from {k} codes": f"{v:.2f} dB" for k, v in measured.psnr.items() if k in (1, 2, 4, 8, 12, 24, 36)}
+    rows["positions that matter"] = (
+        f"{measured.matter} of {len(measured.effects)} (exchanging one costs 0.05 dB or more)"
+    )
+    show(result, rows, as_json)
+
+
+@app.command(epilog=CODEBOOK_EXAMPLES)
+def codebook(
+    tokenizer: options.TokenizerRun = None,
+    data: options.Data = "openmoji",
+    split: options.Split = "val",
+    n: Count = 10_000,
+    as_json: options.Json = False,
+) -> None:
+    """Measure how the codebook is used, over all positions and position by position."""
+    from svq.evaluation.codebook import codebook_use
+
+    encoded = _encode(tokenizer, data, split, n)
+    size = encoded.tokenizer.quantizer.codebook_size
+    use = codebook_use(encoded.codes, size)
+    rows = {
+        "codes in use": f"{use.used:.1%} of {size:,}",
+        "perplexity": f"{use.perplexity:.0f}",
+        "bits by position": f"{min(use.entropy):.1f} to {max(use.entropy):.1f}",
+    }
+    show({**use._asdict(), "codebook_size": size, **encoded.receipt}, rows, as_json)

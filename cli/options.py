@@ -1,0 +1,47 @@
+"""The options that several commands share, so that each means the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+SOURCE = "A folder of images, 'openmoji', 'idx:DIR' (files named as Fashion-MNIST's), or a packed .rec file."
+
+
+def count(text: str | int) -> int:
+    """Read 200k, 1.5M or 3000."""
+    scale = {"k": 10**3, "m": 10**6}.get(str(text)[-1:].lower(), 1)
+    try:
+        number = float(str(text)[:-1] if scale > 1 else text) * scale
+    except ValueError:
+        number = 0.0
+    if number < 1 or number != int(number):
+        raise typer.BadParameter(f"expected a whole number above 0 such as 3000, 200k or 1.5M, got '{text}'")
+    return int(number)
+
+
+Data = Annotated[str, typer.Option("--data", help=SOURCE, show_default=True)]
+Preset = Annotated[str, typer.Option("--preset", help="nano (32 px), tiny (64), small (128), base or seed (256).")]
+Images = Annotated[
+    int | None,
+    typer.Option("--images", parser=count, metavar="COUNT", help="Images to see, with repeats: 200k, 1.5M."),
+]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at a time.")]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all randomness.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML with any part of the configuration.")
+]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key, such as train.optimizer.learning_rate=1e-3."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; all else goes to stderr.")]
+TokenizerRun = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", metavar="DIR", help="A run or checkpoint of a tokenizer.  [default: the last run]"),
+]
+GeneratorRun = Annotated[
+    Path | None,
+    typer.Option("--generator", metavar="DIR", help="A run or checkpoint of a generator.  [default: the last run]"),
+]
+Split = Annotated[Literal["train", "val", "all"], typer.Option("--split", help="Which pictures.")]

@@ -1,0 +1,55 @@
+"""The whole chain in one command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svq.cli import options
+from svq.cli.last import remember
+from svq.cli.output import announce, show
+
+EXAMPLES = """
+**Examples**
+
+`svq quickstart`
+
+`svq quickstart --data photos/ --out runs/photos`
+"""
+
+
+def quickstart(
+    data: options.Data = "openmoji",
+    out: Annotated[Path, typer.Option("--out", help="Folder for everything.")] = Path("runs/quickstart"),
+    images: options.Images = None,
+    sequences: Annotated[
+        int | None,
+        typer.Option("--sequences", parser=options.count, metavar="COUNT", help="Sequences stage two sees."),
+    ] = None,
+    seed: options.Seed = None,
+    as_json: options.Json = False,
+) -> None:
+    """Real images, tokenizer, codes, GPT, samples, report: on a CPU, in minutes."""
+    from svq.cli.chain import Chain
+    from svq.data import open_images
+    from svq.generator.presets import PRESETS as GENERATORS
+    from svq.tokenizer.presets import PRESETS as TOKENIZERS
+    from svq.training.settings import resolve
+
+    first = resolve(TOKENIZERS["nano"](), options={"train.images": images, "train.seed": seed})
+    second = resolve(GENERATORS["nano"](), options={"train.images": sequences, "train.seed": seed})
+    pictures = open_images(data, first.model.image_size)
+    announce(pictures)
+    result = Chain(pictures, first, second, out).run()
+    remember(
+        tokenizer=out / "tokenizer",
+        codes=out / "codes.safetensors",
+        generator=out / "generator",
+        samples=out / "samples",
+    )
+    rows = {
+        **result["numbers"],
+        "minutes": f"{result['seconds'] / 60:.1f}",
+        "report": str(out / "report.html"),
+    }
+    show(result, rows, as_json)

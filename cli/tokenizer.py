@@ -1,0 +1,98 @@
+"""Stage one: train a tokenizer, and write pictures as codes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svq.cli import options
+from svq.cli.last import last, remember
+from svq.cli.output import announce, show
+
+app = typer.Typer(help="Stage one: the tokenizer.", no_args_is_help=True)
+
+TRAIN_EXAMPLES = """
+**Examples**
+
+`svq tokenizer train` — OpenMoji, preset nano
+
+`svq tokenizer train --data photos/ --preset tiny --images 500k --out runs/photos`
+
+`svq tokenizer train --set model.quantizer.kind=vq --set train.truncated_share=0`
+"""
+TOKENIZE_EXAMPLES = """
+**Examples**
+
+`svq tokenize` — what the last tokenizer was trained on
+
+`svq tokenize --tokenizer runs/photos --data photos/ --out photos.safetensors`
+"""
+
+
+@app.command(epilog=TRAIN_EXAMPLES)
+def train(
+    data: options.Data = "openmoji",
+    preset: options.Preset = "nano",
+    images: options.Images = None,
+    batch_size: options.BatchSize = None,
+    seed: options.Seed = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/tokenizer"),
+    config: options.ConfigFile = None,
+    assignments: options.Assignments = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a tokenizer. The same command run again goes on where it stopped."""
+    from svq.data import open_images
+    from svq.tokenizer.presets import PRESETS
+    from svq.tokenizer.task import TokenizerTask
+    from svq.training.runs import train_run
+    from svq.training.settings import preset_named, resolve
+
+    named = {"train.images": images, "train.batch_size": batch_size, "train.seed": seed}
+    settings = resolve(preset_named(PRESETS, preset), config, assignments or [], named)
+    pictures = open_images(data, settings.model.image_size)
+    announce(pictures)
+    result = train_run("tokenizer", TokenizerTask(settings.model, settings.train, pictures), settings.train, out)
+    remember(tokenizer=out)
+    metrics = {name: f"{value:.2f} dB" for name, value in result["metrics"].items()}
+    show(result, {**metrics, "run": str(out), "next": "svq tokenize"}, as_json)
+
+
+def tokenize(
+    tokenizer: options.TokenizerRun = None,
+    data: options.Data = "openmoji",
+    split: options.Split = "all",
+    out: Annotated[Path, typer.Option("--out", help="File of codes to write.")] = Path("runs/codes.safetensors"),
+    as_json: options.Json = False,
+) -> None:
+    """Write pictures as codes: one safetensors file that stage two reads."""
+    from svq.data import open_images
+    from svq.tokenizer import StyledTokenizer
+    from svq.tokenizer.tokenize import tokenize as write_codes
+    from svq.training.log import bar
+
+    path = last("tokenizer", tokenizer)
+    model = StyledTokenizer.from_pretrained(path)
+    pictures = open_images(data, model.config.image_size)
+    announce(pictures)
+    chosen = pictures.indices(split)
+    with bar("tokenize", len(chosen)) as advance:
+        codes = write_codes(model, pictures, chosen, advance=advance)
+    codes.save(out)
+    remember(codes=out, tokenizer=path)
+    result = {
+        "out": out,
+        "count": len(codes),
+        "tokenizer": codes.tokenizer,
+        "data": codes.data,
+        "split": split,
+    }
+    show(
+        result,
+        {
+            "codes": f"{len(codes):,} x {codes.codes.shape[1]}",
+            "file": str(out),
+            "next": "svq generator train",
+        },
+        as_json,
+    )

@@ -1,0 +1,130 @@
+"""From two checkpoints to a folder of new pictures.
+
+images/000000.png ...   one file for each picture, named by its number
+grid.png                the first 64 of them
+samples.json            seed, sampling, fingerprints, configurations and versions: all that repeats them
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from svq.data.imageset import to_uint8
+from svq.data.sources import GENERATED
+from svq.errors import CheckpointError, UserError, nearest
+from svq.evaluation.pictures import save_grid
+from svq.generator.config import SamplingConfig
+from svq.generator.model import Generator
+from svq.provenance import versions
+from svq.tokenizer.model import StyledTokenizer
+from svq.training.checkpoint import fingerprint, replace
+from svq.training.device import choose_device
+
+SHOWN = 64
+
+
+def paint(
+    generator: Generator,
+    tokenizer: StyledTokenizer,
+    n: int,
+    seed: int,
+    sampling: SamplingConfig,
+    batch_size: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches of codes (b, 36) int64 and their pictures (b, 3, S, S) uint8, n in all.
+
+    Raises:
+        CheckpointError: the generator was trained on another tokenizer's codes.
+        UserError: the class is unknown.
+    """
+    if generator.config.tokenizer != fingerprint(tokenizer):
+        raise CheckpointError(
+            "this generator was trained on the codes of another tokenizer; name theirs with --tokenizer"
+        )
+    label = label_of(generator, sampling.class_name)
+    device = choose_device()
+    generator.to(device), tokenizer.to(device)
+    for first in range(0, n, batch_size):
+        count = min(batch_size, n - first)
+        codes = generator.sample(
+            count,
+            seed,
+            labels=torch.full((count,), label),
+            first=first,
+            **sampling.model_dump(exclude={"class_name"}),
+        )
+        yield codes, to_uint8(tokenizer.decode(codes.to(device))).cpu()
+
+
+def label_of(generator: Generator, name: str | None) -> int:
+    """Return the label of a class, or -1 for None.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    classes = generator.config.classes
+    if name is None:
+        return -1
+    if name not in classes:
+        known = nearest(name, classes) if classes else "; it was trained without classes"
+        raise UserError(f"this generator knows no class '{name}'{known}")
+    return classes.index(name)
+
+
+def generate(
+    generator: Generator,
+    tokenizer: StyledTokenizer,
+    out: Path,
+    n: int,
+    seed: int = 0,
+    sampling: SamplingConfig | None = None,
+    batch_size: int = 64,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[str, Any]:
+    """Write `n` pictures, a grid and a record into the folder `out`, which appears when it is complete.
+
+    Returns:
+        The record, as in ``samples.json``.
+
+    Raises:
+        UserError: `out` holds something that is not an earlier result of this function.
+        CheckpointError: the generator and the tokenizer do not belong together.
+    """
+    sampling = sampling or SamplingConfig()
+    if out.exists() and not (out / GENERATED).is_file() and any(out.iterdir()):
+        raise UserError(f"{out} holds other files, which would be lost; give another --out")
+    work = out.parent / f".{out.name}.writing"
+    shutil.rmtree(work, ignore_errors=True)
+    (work / "images").mkdir(parents=True)
+    written, shown = 0, []
+    for _, images in paint(generator, tokenizer, n, seed, sampling, batch_size):
+        for image in images:
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(work / "images" / f"{written:06d}.png")
+            written += 1
+        shown.append(images[: max(0, SHOWN - written + len(images))])
+        advance(len(images))
+    save_grid(work / "grid.png", torch.cat(shown).float() / 127.5 - 1)
+    record = {
+        "count": n,
+        "seed": seed,
+        "sampling": sampling.model_dump(mode="json"),
+        "image_size": tokenizer.config.image_size,
+        "tokenizer": {
+            "fingerprint": fingerprint(tokenizer),
+            "config": tokenizer.config.model_dump(mode="json"),
+        },
+        "generator": {
+            "fingerprint": fingerprint(generator),
+            "config": generator.config.model_dump(mode="json"),
+        },
+        "versions": versions(),
+    }
+    (work / GENERATED).write_text(json.dumps(record, indent=1))
+    replace(out, work)
+    return record

@@ -1,0 +1,57 @@
+"""From pictures to the file of codes."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from svq.data.codes import Codes
+from svq.data.imageset import ImageSet, to_float
+from svq.errors import DataError
+from svq.tokenizer.model import StyledTokenizer
+from svq.training.checkpoint import fingerprint
+from svq.training.device import choose_device
+
+
+def tokenize(
+    tokenizer: StyledTokenizer,
+    images: ImageSet,
+    chosen: NDArray[np.int64] | None = None,
+    batch_size: int = 128,
+    advance: Callable[[int], None] = lambda n: None,
+) -> Codes:
+    """Write a set of pictures as codes.
+
+    Args:
+        tokenizer: a trained tokenizer; it is moved to the best device.
+        images: pictures of the tokenizer's size.
+        chosen: positions of those to write; None writes all.
+        batch_size: pictures at a time.
+        advance: called with the number of pictures done since the last call.
+
+    Raises:
+        DataError: none is chosen.
+        CheckpointError: the tokenizer has no codebook.
+    """
+    chosen = images.indices("all") if chosen is None else chosen
+    if not len(chosen):
+        raise DataError(f"{images.name} has no such pictures; give another --split")
+    mark = fingerprint(tokenizer)
+    device = choose_device()
+    tokenizer.to(device)
+    parts = []
+    for start in range(0, len(chosen), batch_size):
+        batch = images.batch(chosen[start : start + batch_size])
+        parts.append(tokenizer.encode(to_float(batch.to(device))).cpu().numpy())
+        advance(len(batch))
+    return Codes(
+        codes=np.concatenate(parts),
+        labels=images.labels[chosen],
+        validation=images.validation[chosen],
+        captions=tuple(images.captions[i] for i in chosen),
+        classes=images.classes,
+        codebook_size=tokenizer.quantizer.codebook_size,
+        tokenizer=mark,
+        data=images.fingerprint,
+        source=images.name,
+    )

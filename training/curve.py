@@ -1,0 +1,26 @@
+"""The learning curve of a run, as a PNG file."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from svq.training.log import read_log
+
+
+def draw_curve(out: Path, title: str) -> Path:
+    """Draw ``curve.png`` from a run's ``log.jsonl``: the training loss and the held-out metrics."""
+    records = read_log(out)
+    steps = [r for r in records if "loss" in r]
+    evaluations = [r for r in records if "evaluation" in r]
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([r["images"] for r in steps], [r["loss"] for r in steps], linewidth=0.8)
+    left.set(title=f"{title}: training loss", xlabel="images", yscale="log")
+    for name in evaluations[0]["evaluation"] if evaluations else ():
+        values = [r["evaluation"][name] for r in evaluations]
+        right.plot([r["images"] for r in evaluations], values, marker=".", label=name)
+    right.set(title="held-out examples", xlabel="images")
+    if evaluations:
+        right.legend(fontsize="small")
+    figure.savefig(out / "curve.png", dpi=110)
+    return out / "curve.png"
