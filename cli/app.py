@@ -1,6 +1,7 @@
 """The program `svq`: its commands, and what becomes of an error."""
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -49,6 +50,8 @@ def options(
 
 def main() -> None:
     """Run the command line. Bad input ends with one line on stderr and exit code 2."""
+    # torch-fidelity defines its Inception network with torch.jit.script; the user can do nothing about that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:

@@ -30,7 +30,7 @@ from svq.training.log import bar
 from svq.training.runs import train_run
 
 SAMPLES = 512
-MEASURED = 512  # held-out pictures, at most
+MEASURED = 128  # held-out pictures, at most
 
 
 class Chain:

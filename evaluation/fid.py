@@ -76,9 +76,11 @@ def inception_weights(path: Path | None) -> Path:
     try:
         # torch-fidelity unpickles the file as it is, which could run code. Read it safely first: what passes
         # here holds tensors only.
-        torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise UserError(f"{path} is not a file of Inception weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or "Mixed_7c.branch1x1.conv.weight" not in state:
+        raise UserError(f"{path} holds no weights of torch-fidelity's Inception network; expected {URL_INCEPTION_V3}")
     return path
 
 

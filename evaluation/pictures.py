@@ -28,10 +28,15 @@ def save_grid(path: Path, images: Tensor, columns: int = 8) -> None:
     _to_pil(images, columns).save(path)
 
 
+def prefix_name(k: int) -> str:
+    """Return how a row of pictures from k codes is called."""
+    return "1 code" if k == 1 else f"{k} codes"
+
+
 def save_prefixes(path: Path, decode: Decode, codes: Tensor, images: Tensor, most: int = 12) -> None:
     """Draw originals above what is painted from their first 1, 4, 12 and 36 codes."""
     lengths = [k for k in (1, 4, 12) if k < codes.shape[1]] + [codes.shape[1]]
-    rows = {f"{k} codes": decode(codes[:most, :k]).cpu() for k in lengths}
+    rows = {prefix_name(k): decode(codes[:most, :k]).cpu() for k in lengths}
     save_rows(path, {"original": images[:most], **rows})
 
 

@@ -80,14 +80,14 @@ class StyledTokenizer(nn.Module):
 
         Raises:
             UserError: the pictures have another shape.
-            CheckpointError: the codebook was never started, because training was of the VAE only.
+            CheckpointError: the codebook was never started, because training ended before.
         """
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise UserError(f"expected pictures of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
         if not self.quantizer.started:
             raise CheckpointError(
-                "this tokenizer has no codebook yet: it was trained as a VAE only; train it with continuous_share < 1"
+                "this tokenizer has no codebook yet: its training ended before quantization began; go on training it"
             )
         return self.quantizer(self.latents(images)).codes
 

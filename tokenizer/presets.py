@@ -11,15 +11,15 @@ def nano() -> TokenizerSettings:
     model = TokenizerConfig(
         image_size=32,
         patch_size=8,
-        encoder_width=128,
+        encoder_width=96,
         encoder_depth=4,
-        encoder_heads=4,
-        decoder_width=128,
-        decoder_heads=4,
+        encoder_heads=3,
+        decoder_width=96,
+        decoder_heads=3,
         plain_layers=1,
         mlp_ratio=2.0,
     )
-    train = TokenizerTrainConfig(optimizer=OptimizerConfig(name="muon", learning_rate=3e-3))
+    train = TokenizerTrainConfig(evaluation_images=256, optimizer=OptimizerConfig(name="muon", learning_rate=3e-3))
     return TokenizerSettings(model=model, train=train)
 
 

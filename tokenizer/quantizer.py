@@ -105,7 +105,8 @@ class FSQ(Quantizer):
 
     def __init__(self, config: FSQConfig) -> None:
         super().__init__(config.codebook_size)
-        self.fsq = vqp.FSQ(list(config.levels))
+        with torch.device("cpu"):  # the library reads values while it builds, which the meta device has not
+            self.fsq = vqp.FSQ(list(config.levels))
         levels = torch.tensor(config.levels, dtype=torch.float32)
         even = (levels % 2 == 0).float()
         self.register_buffer("reach", (levels - 1) * (1 + 1e-3) / 2, persistent=False)
@@ -135,12 +136,13 @@ class SimVQ(Quantizer):
     def __init__(self, config: SimVQConfig) -> None:
         super().__init__(config.codebook_size)
         self.vq = vqp.SimVQ(dim=config.dim, codebook_size=config.codebook_size, commitment_weight=config.commitment)
+        self.scale = config.dim**-0.5  # the library's codes begin with a norm of about 1
 
     def continuous(self, latents: Tensor) -> Tensor:
-        return latents
+        return self.scale * latents
 
     def forward(self, latents: Tensor) -> Quantized:
-        return Quantized(*self.vq(latents))
+        return Quantized(*self.vq(self.continuous(latents)))
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.indices_to_codes(codes)
@@ -171,7 +173,9 @@ class KMeans(Quantizer):
         return latents
 
     def forward(self, latents: Tensor) -> Quantized:
-        return Quantized(*self.vq.eval()(latents))
+        nearest, codes, loss = self.vq.eval()(latents)
+        # Straight through (Bengio et al. 2013, arXiv:1308.3432): the library does so in training mode only.
+        return Quantized(latents + (nearest - latents).detach() if self.training else nearest, codes, loss)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.get_output_from_indices(codes)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from svq.data.imageset import ImageSet, to_float
 from svq.errors import DataError
-from svq.evaluation.pictures import save_rows
+from svq.evaluation.pictures import prefix_name, save_rows
 from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.model import StyledTokenizer
@@ -69,9 +69,10 @@ class TokenizerTask(Task):
         truncated = torch.rand(len(images), device=device) < self.config.truncated_share
         return torch.where(truncated, prefix, tokens)
 
-    def prepare(self, progress: float, next_progress: float) -> None:
+    def prepare(self, progress: float) -> None:
+        """Start the codebook from latents of real pictures, just before it is needed, or after the last step."""
         quantizer = self.model.quantizer
-        if quantizer.started or (self.config.quantized_share(next_progress) == 0 and progress < 1):
+        if quantizer.started or (self.config.quantized_share(progress) == 0 and progress < 1):
             return
         chosen = np.random.default_rng(self.config.seed).permutation(self.training)[:START_IMAGES]
         device = next(self.model.parameters()).device
@@ -92,8 +93,8 @@ class TokenizerTask(Task):
     def illustrate(self, model: nn.Module, path: Path) -> None:
         """Draw held-out originals above their reconstructions from 1, 4, 12 and all codes."""
         originals = self.held_out[:SHOWN]
-        painted = self._per_batch(model, originals)
-        save_rows(path, {"original": originals, **{f"{k} codes": v for k, v in painted.items()}})
+        painted = {prefix_name(k): images for k, images in self._per_batch(model, originals).items()}
+        save_rows(path, {"original": originals, **painted})
 
     def _per_batch(self, model: nn.Module, images: Tensor) -> dict[int, Tensor]:
         assert isinstance(model, StyledTokenizer)

@@ -75,7 +75,7 @@ class RunLog:
         self._bar.update(self._task, completed=min(seen, self.total), status=status)
         if not console.is_terminal and (now - self._line > LINE_EVERY_S or seen >= self.total):
             self._line = now
-            left = (self.total - seen) / max(speed, 1e-9)
+            left = max(self.total - seen, 0) / max(speed, 1e-9)
             print(f"{self.title}: {seen}/{self.total} images  {status}  {left:.0f} s left", file=sys.stderr)
 
     def evaluation(self, seen: int, metrics: Mapping[str, float], seconds: float) -> None:

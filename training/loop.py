@@ -57,8 +57,8 @@ class Task(ABC):
     def losses(self, batch: tuple[Tensor, ...], progress: float) -> Losses:
         """Return the losses of a batch on the model's device; `progress` is the share of the run done."""
 
-    def prepare(self, progress: float, next_progress: float) -> None:  # noqa: B027
-        """Do what is due between two steps, such as starting a codebook."""
+    def prepare(self, progress: float) -> None:  # noqa: B027
+        """Do what is due before a step, such as starting a codebook; `progress` is 1 after the last step."""
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -114,6 +114,7 @@ def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, 
         batch = tuple(t.to(device, non_blocking=True) for t in task.batch(order(task.size, config, seen)))
         waited = time.perf_counter() - began
         seed_step(config.seed, seen)
+        task.prepare(step / steps)
         losses = task.losses(batch, step / steps)
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.optimizer.clip)
@@ -124,12 +125,13 @@ def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, 
             optimizer.step()
             optimizer.zero_grad()
         seen += config.batch_size
+        last = step + 1 == steps
+        if last:
+            task.prepare(1.0)
         average_weights(average, task.model, config, seen)
-        task.prepare((step + 1) / steps, (step + 2) / steps)
         # Log.
         log.step(seen, {"loss": losses.total, **losses.parts, "gradient_norm": norm}, rate, waited)
         # Evaluate.
-        last = step + 1 == steps
         if last or due(seen, config.evaluate_every, config.batch_size):
             metrics = evaluate(run, log, seen, out)
         # Save.

@@ -1,0 +1,73 @@
+"""The file of codes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from svq.data import ImageSet
+from svq.data.codes import Codes, load_codes
+from svq.data.imageset import to_float
+from svq.errors import CheckpointError, DataError
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.tokenize import tokenize
+
+
+def example(size: int = 1000) -> Codes:
+    return Codes(
+        codes=np.array([[0, 1], [size - 1, 2]]),
+        labels=np.array([0, -1]),
+        validation=np.array([True, False]),
+        captions=("ein Bär 🐻", ""),
+        classes=("animal",),
+        codebook_size=size,
+        tokenizer="t",
+        data="d",
+        source="openmoji",
+    )
+
+
+@pytest.mark.parametrize(("size", "kind"), [(1000, np.uint16), (2**16, np.uint16), (2**16 + 1, np.uint32)])
+def test_everything_comes_back(tmp_path: Path, size: int, kind: type) -> None:
+    codes = example(size)
+    codes.save(tmp_path / "c.safetensors")
+    loaded = load_codes(tmp_path / "c.safetensors")
+    assert loaded.codes.dtype == kind
+    for name, value in vars(codes).items():
+        np.testing.assert_array_equal(getattr(loaded, name), value, err_msg=name)
+
+
+@pytest.mark.parametrize("content", [b"", b"no", b"\xff" * 100])
+def test_damage_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_codes(tmp_path / "c")
+
+
+def test_another_safetensors_file_is_refused(tmp_path: Path) -> None:
+    save_file({"x": np.zeros(1)}, tmp_path / "c")
+    with pytest.raises(CheckpointError, match="not a file of codes"):
+        load_codes(tmp_path / "c")
+
+
+def test_the_way_through_the_file_is_the_direct_way_bit_for_bit(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    tokenizer = StyledTokenizer(config).eval()
+    tokenize(tokenizer, pictures, batch_size=64).save(tmp_path / "c")
+    loaded = load_codes(tmp_path / "c")
+    direct = tokenizer.encode(to_float(pictures.batch(pictures.indices("all"))))
+    through = torch.from_numpy(loaded.codes.astype(np.int64))
+    assert torch.equal(through, direct)
+    assert torch.equal(tokenizer.decode(through), tokenizer.decode(direct))
+    assert loaded.data == pictures.fingerprint
+    np.testing.assert_array_equal(loaded.validation, pictures.validation)
+
+
+def test_an_empty_choice_is_refused(config: TokenizerConfig, pictures: ImageSet) -> None:
+    with pytest.raises(DataError, match="no such pictures"):
+        tokenize(StyledTokenizer(config).eval(), pictures, np.empty(0, np.int64))

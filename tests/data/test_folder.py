@@ -1,0 +1,117 @@
+"""The folder source: classes, captions, and files that cannot be read."""
+
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from svq.data import open_images
+from svq.data.folder import decode
+from svq.data.sources import native_size
+from svq.errors import DataError
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that announces many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_the_class_is_the_name_of_the_folder_and_the_caption_lies_beside(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "p"
+    shutil.copytree(folder, root)
+    (root / "disc" / "00.txt").write_text("a disc\n")
+    Image.new("RGB", (20, 30), "red").save(root / "loose.jpg")
+    Image.new("RGB", (20, 30), "red").save(root / "box" / "deep.webp")
+    images = open_images(str(root), 16)
+    assert len(images) == 66
+    assert images.images.shape == (66, 3, 16, 16)
+    assert images.classes == ("box", "disc")
+    assert images.captions[images.keys.index("disc/00.png")] == "a disc"
+    assert images.labels[images.keys.index("loose.jpg")] == -1
+    assert images.labels[images.keys.index("disc/00.png")] == 1
+
+
+def test_what_cannot_be_read_is_skipped_counted_and_named(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "p"
+    shutil.copytree(folder, root)
+    whole = (root / "disc" / "00.png").read_bytes()
+    (root / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (root / "empty.jpg").write_bytes(b"")
+    (root / "text.webp").write_text("not a picture")
+    (root / "enormous.png").write_bytes(huge_png(60_000, 60_000))
+    images = open_images(str(root), 16)
+    assert len(images) == 64
+    assert [line.split(":")[0] for line in images.skipped] == ["cut.png", "empty.jpg", "enormous.png", "text.webp"]
+    assert "3600000000" in images.skipped[2].replace(",", "") or "60000 x 60000" in images.skipped[2]
+
+
+def test_a_picture_too_large_in_bytes_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svq.data.folder.MAX_BYTES", 100)
+    with pytest.raises(DataError, match="101 bytes, more than the 100 allowed"):
+        decode(b"x" * 101)
+
+
+def test_exif_turns_a_picture_upright() -> None:
+    import io
+
+    image = Image.fromarray(np.zeros((10, 20, 3), np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", exif=exif)
+    assert decode(buffer.getvalue()).size == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "no picture below"),
+        (lambda p: (p / "a.png").write_text("no"), r"no readable picture in .* 1 skipped, the first: a\.png"),
+    ],
+)
+def test_an_empty_source_is_an_error(tmp_path: Path, make, message: str) -> None:
+    make(tmp_path)
+    with pytest.raises(DataError, match=message):
+        open_images(str(tmp_path), 16)
+
+
+def test_a_source_that_is_not_there_is_named() -> None:
+    with pytest.raises(DataError, match=r"no data source 'pictur'; expected a folder of images, 'openmoji'"):
+        open_images("pictur", 16)
+
+
+def test_a_changed_folder_is_read_anew(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "p"
+    shutil.copytree(folder, root)
+    before = open_images(str(root), 16)
+    assert open_images(str(root), 16).fingerprint == before.fingerprint
+    (root / "disc" / "00.png").unlink()
+    after = open_images(str(root), 16)
+    assert len(after) == 63
+    assert after.fingerprint != before.fingerprint
+
+
+def test_the_split_goes_with_the_content_and_not_with_the_name(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "p"
+    shutil.copytree(folder / "disc", root / "renamed")
+    renamed = open_images(str(root), 16)
+    images = open_images(str(folder), 16)
+    split = {Path(k).name: bool(v) for k, v in zip(images.keys, images.validation, strict=True) if "disc" in k}
+    assert {Path(k).name: bool(v) for k, v in zip(renamed.keys, renamed.validation, strict=True)} == split
+    assert 0 < images.validation.sum() < 20
+
+
+def test_the_native_size_is_that_of_the_first_readable_picture(folder: Path, tmp_path: Path) -> None:
+    assert native_size(str(folder)) == 24
+    (tmp_path / "a.png").write_text("no")
+    Image.new("RGB", (50, 40)).save(tmp_path / "b.png")
+    assert native_size(str(tmp_path)) == 40

@@ -1,0 +1,66 @@
+"""The IDX source, on files made here."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svq.data import open_images
+from svq.data.idx import read_idx
+from svq.errors import DataError
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    header = struct.pack(f">I{values.ndim}I", 0x0800 | values.ndim, *values.shape)
+    data = header + values.astype(np.uint8).tobytes()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+@pytest.fixture
+def mnist(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for part, n, ending in (("train", 20, ".gz"), ("t10k", 6, "")):
+        write_idx(tmp_path / f"{part}-images-idx3-ubyte{ending}", rng.integers(0, 256, (n, 28, 28)))
+        write_idx(tmp_path / f"{part}-labels-idx1-ubyte{ending}", np.arange(n) % 10)
+    return tmp_path
+
+
+def test_small_pictures_are_padded_and_the_authors_split_is_kept(mnist: Path) -> None:
+    images = open_images(f"idx:{mnist}", 32)
+    assert images.images.shape == (26, 3, 32, 32)
+    assert images.validation.sum() == 6
+    assert images.classes == tuple("0123456789")
+    original = read_idx(mnist / "train-images-idx3-ubyte.gz")
+    assert (images.images[0, :, 2:30, 2:30] == original[0]).all()
+    assert not images.images[:, :, :2].any()
+
+
+def test_fashion_gets_its_names(mnist: Path, tmp_path: Path) -> None:
+    fashion = tmp_path / "fashion"
+    fashion.mkdir()
+    for file in mnist.glob("*idx*"):
+        (fashion / file.name).write_bytes(file.read_bytes())
+    assert "sneaker" in open_images(f"idx:{fashion}", 28).classes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not an IDX file"),
+        (b"\0\0\x0d\x01\0\0\0\x01\0\0\0\0", "not an IDX file of unsigned bytes"),
+        (b"\0\0\x08\x01\0\0\0\x05abc", "does not fit its header"),
+        (b"\0\0\x08\x03\0\0", "does not fit its header"),
+        (b"\0\0\x08\x04" + b"\xff" * 16, "does not fit its header"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_idx(tmp_path / "f")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file train-images-idx3-ubyte"):
+        open_images(f"idx:{tmp_path}", 32)

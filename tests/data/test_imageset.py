@@ -1,0 +1,82 @@
+"""Cropping, scaling, the cache and the conversions."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from svq.data.imageset import ImageSet, Item, cached, fit, in_validation, to_float, to_uint8
+from svq.errors import DataError
+
+
+def test_the_centre_is_kept() -> None:
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = 255
+    assert (fit(Image.fromarray(pixels), 10) == 255).all()
+
+
+def test_transparency_becomes_white() -> None:
+    assert (fit(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), 8) == 255).all()
+    palette = Image.new("P", (8, 8))
+    palette.info["transparency"] = 0
+    assert (fit(palette, 8) == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "1", "I;16", "F"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    assert fit(Image.new(mode, (9, 9)), 4).shape == (3, 4, 4)
+
+
+def test_a_tenth_is_held_out() -> None:
+    assert abs(sum(in_validation(str(i).encode()) for i in range(10_000)) - 1000) < 100
+
+
+def test_bytes_survive_the_way_to_float_and_back() -> None:
+    values = torch.arange(256, dtype=torch.uint8)
+    floats = to_float(values)
+    assert floats.min() == -1
+    assert floats.max() == 1
+    assert torch.equal(to_uint8(floats), values)
+    assert torch.equal(to_uint8(torch.tensor([-3.0, 3.0])), torch.tensor([0, 255], dtype=torch.uint8))
+
+
+def items(fail_at: int | None = None) -> Iterator[Item]:
+    for i in range(5):
+        if i == fail_at:
+            raise KeyboardInterrupt
+        yield Item(str(i), Image.new("RGB", (4, 4), (i, i, i)), label="ab"[i % 2], caption=f"number {i}")
+
+
+def test_a_set_is_read_once_and_then_found_in_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
+    first = cached("test", "key", 4, items())
+    again = cached("test", "key", 4, iter(()))
+    assert again.fingerprint == first.fingerprint
+    assert again.captions == ("number 0", "number 1", "number 2", "number 3", "number 4")
+    assert again.batch(np.array([3, 1])).tolist() == [[[[v] * 4] * 4] * 3 for v in (3, 1)]
+
+
+def test_an_interruption_leaves_nothing_half_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        cached("test", "key", 4, items(fail_at=3))
+    assert list((tmp_path / "datasets").iterdir()) == []
+    assert len(cached("test", "key", 4, items())) == 5
+
+
+def test_a_damaged_cache_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
+    cached("test", "key", 4, items())
+    (file,) = tmp_path.rglob("images.u8")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(DataError, match="is damaged; delete that folder"):
+        cached("test", "key", 4, items())
+
+
+def test_a_sample_of_a_split_is_the_same_each_time(pictures: ImageSet) -> None:
+    assert pictures.sample("train", 10).tolist() == pictures.sample("train", 10).tolist()
+    assert set(pictures.sample("train", 10)) <= set(pictures.indices("train"))
+    assert sorted(pictures.sample("all", 1000)) == list(range(64))

@@ -1,0 +1,83 @@
+"""The whole tokenizer: codes, prefixes, files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from svq.errors import CheckpointError, UserError
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import KMeansConfig, TokenizerConfig
+
+
+@pytest.fixture
+def tokenizer(config: TokenizerConfig) -> StyledTokenizer:
+    torch.manual_seed(0)
+    return StyledTokenizer(config).eval()
+
+
+def test_decoding_codes_gives_the_reconstruction(tokenizer: StyledTokenizer) -> None:
+    images = torch.rand(5, 3, 16, 16) * 2 - 1
+    codes = tokenizer.encode(images)
+    assert codes.shape == (5, 8)
+    torch.testing.assert_close(tokenizer.decode(codes), tokenizer(images).images.clamp(-1, 1))
+
+
+def test_a_picture_has_the_same_codes_in_any_company(tokenizer: StyledTokenizer) -> None:
+    images = torch.rand(5, 3, 16, 16) * 2 - 1
+    together = tokenizer.encode(images)
+    alone = torch.cat([tokenizer.encode(image[None]) for image in images])
+    torch.testing.assert_close(together, alone)
+
+
+def test_any_prefix_can_be_painted(tokenizer: StyledTokenizer) -> None:
+    codes = torch.randint(0, 1000, (2, 8))
+    for k in range(9):
+        assert tokenizer.decode(codes[:, :k]).shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize("codes", [torch.full((1, 8), 1000), torch.full((1, 8), -1), torch.zeros(1, 9).long()])
+def test_impossible_codes_are_refused(tokenizer: StyledTokenizer, codes: torch.Tensor) -> None:
+    with pytest.raises(UserError, match="codes"):
+        tokenizer.decode(codes)
+
+
+def test_pictures_of_another_size_are_refused(tokenizer: StyledTokenizer) -> None:
+    with pytest.raises(UserError, match=r"expected pictures of shape \(B, 3, 16, 16\), got \(1, 3, 32, 32\)"):
+        tokenizer.encode(torch.zeros(1, 3, 32, 32))
+
+
+def test_a_saved_tokenizer_is_the_same(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    tokenizer.save_pretrained(tmp_path / "saved")
+    loaded = StyledTokenizer.from_pretrained(tmp_path / "saved")
+    assert torch.equal(loaded.encode(images), tokenizer.encode(images))
+    codes = torch.randint(0, 1000, (2, 8))
+    assert torch.equal(loaded.decode(codes), tokenizer.decode(codes))
+
+
+def test_a_codebook_that_was_never_started_is_named(config: TokenizerConfig) -> None:
+    tokenizer = StyledTokenizer(config.model_copy(update={"quantizer": KMeansConfig(codebook_size=8, dim=4)}))
+    with pytest.raises(CheckpointError, match="no codebook yet"):
+        tokenizer.eval().encode(torch.zeros(1, 3, 16, 16))
+
+
+def test_pictures_painted_from_a_prefix_teach_the_decoder_alone(tokenizer: StyledTokenizer) -> None:
+    images = torch.rand(4, 3, 16, 16) * 2 - 1
+    tokenizer.train()(images, 1.0, torch.tensor([3, 3, 3, 3])).images.square().sum().backward()
+    assert tokenizer.encoder.input.weight.grad is None or not tokenizer.encoder.input.weight.grad.any()
+    assert tokenizer.decoder.null.grad is not None
+    tokenizer.zero_grad()
+    tokenizer(images, 1.0, torch.tensor([3, 3, 3, 8])).images.square().sum().backward()
+    assert tokenizer.encoder.input.weight.grad is not None
+    assert tokenizer.encoder.input.weight.grad.any()
+
+
+def test_a_share_of_the_pictures_is_quantized(config: TokenizerConfig) -> None:
+    tokenizer = StyledTokenizer(config).eval()
+    images = torch.rand(1, 3, 16, 16).expand(400, -1, -1, -1) * 2 - 1
+    with torch.no_grad():
+        painted = tokenizer(images, quantized_share=0.25).images
+        continuous = tokenizer(images[:1], quantized_share=0.0).images
+    untouched = (painted - continuous).abs().amax((1, 2, 3)) < 1e-5
+    assert 0.65 < untouched.float().mean() < 0.85

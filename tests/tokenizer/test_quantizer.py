@@ -1,0 +1,125 @@
+"""Every quantizer keeps the same promises, and each its own."""
+
+import pytest
+import torch
+
+from svq.tokenizer.config import FSQConfig, KMeansConfig, QuantizerConfig, SimVQConfig, TokenizerConfig, VQConfig
+from svq.tokenizer.quantizer import FSQ, CosineVQ, KMeans, PositionNorm, Quantizer, SimVQ, build_quantizer
+
+KINDS = [
+    VQConfig(codebook_size=32, dim=4),
+    FSQConfig(levels=(8, 5, 4)),
+    SimVQConfig(codebook_size=32, dim=4),
+    KMeansConfig(codebook_size=32, dim=4),
+]
+
+
+def built(kind: QuantizerConfig, config: TokenizerConfig) -> tuple[Quantizer, torch.Tensor]:
+    """A started quantizer, and latents for it."""
+    torch.manual_seed(0)
+    quantizer = build_quantizer(config.model_copy(update={"quantizer": kind}))
+    latents = torch.randn(64, 8, kind.dim)
+    if not quantizer.started:
+        quantizer.start(latents)
+    return quantizer, latents
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda k: k.kind)
+class TestAll:
+    def test_codes_stand_for_the_latents_that_the_decoder_saw(
+        self, kind: QuantizerConfig, config: TokenizerConfig
+    ) -> None:
+        quantizer, latents = built(kind, config)
+        quantized = quantizer.eval()(latents)
+        assert quantized.codes.dtype == torch.int64
+        assert quantized.codes.shape == latents.shape[:2]
+        assert quantized.codes.min() >= 0
+        assert quantized.codes.max() < kind.codebook_size
+        torch.testing.assert_close(quantizer.lookup(quantized.codes), quantized.latents)
+        torch.testing.assert_close(quantizer.lookup(quantized.codes[:, :3]), quantized.latents[:, :3])
+
+    def test_quantizing_the_latents_of_codes_gives_the_codes(
+        self, kind: QuantizerConfig, config: TokenizerConfig
+    ) -> None:
+        quantizer, latents = built(kind, config)
+        codes = quantizer.eval()(latents).codes
+        if isinstance(quantizer, FSQ | SimVQ):
+            pytest.skip("its codes and its latents live on two scales")
+        torch.testing.assert_close(quantizer(quantizer.lookup(codes)).codes, codes)
+
+    def test_the_gradient_passes_through(self, kind: QuantizerConfig, config: TokenizerConfig) -> None:
+        quantizer, latents = built(kind, config)
+        latents.requires_grad_()
+        quantizer.train()(latents).latents.sum().backward()
+        assert latents.grad is not None
+        assert latents.grad.abs().amax(-1).min() > 0
+
+    def test_evaluation_is_deterministic_and_changes_nothing(
+        self, kind: QuantizerConfig, config: TokenizerConfig
+    ) -> None:
+        quantizer, latents = built(kind, config)
+        before = {name: t.clone() for name, t in quantizer.state_dict().items()}
+        quantizer.eval()
+        torch.testing.assert_close(quantizer(latents).codes, quantizer(latents).codes)
+        for name, tensor in quantizer.state_dict().items():
+            torch.testing.assert_close(tensor, before[name], rtol=0, atol=0, equal_nan=True)
+
+    def test_the_continuous_side_lies_in_the_range_of_the_codes(
+        self, kind: QuantizerConfig, config: TokenizerConfig
+    ) -> None:
+        quantizer, latents = built(kind, config)
+        continuous = quantizer.continuous(latents)
+        quantized = quantizer.eval()(latents).latents
+        # Rounding is a small step compared with replacing the latents by others.
+        assert (continuous - quantized).square().mean() < (continuous - quantized.roll(1, 0)).square().mean() / 2
+
+
+def test_fsq_rounds_its_continuous_side(config: TokenizerConfig) -> None:
+    quantizer, latents = built(FSQConfig(levels=(8, 5, 4)), config)
+    half = torch.tensor([4, 2, 2])
+    expected = (quantizer.continuous(latents) * half).round() / half
+    torch.testing.assert_close(quantizer(latents).latents, expected)
+
+
+def test_k_means_starts_the_cosine_codebook_on_real_clusters(config: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(16, 8), dim=-1)
+    latents = centres[torch.randint(16, (256, 8))] + 0.01 * torch.randn(256, 8, 8)
+    quantizer = CosineVQ(VQConfig(codebook_size=64, dim=8))
+    quantizer.start(latents)
+    quantized = quantizer.eval()(latents)
+    assert (quantized.latents - quantizer.continuous(latents)).square().sum(-1).mean() < 0.01
+    assert len(quantized.codes.unique()) >= 16
+
+
+def test_dead_codes_come_back_to_life() -> None:
+    torch.manual_seed(0)
+    quantizer = CosineVQ(VQConfig(codebook_size=32, dim=4, decay=0.5, dead_below=1))
+    quantizer.start(torch.randn(64, 8, 4) * 0.01 + torch.tensor([1.0, 0, 0, 0]))  # all in one corner
+    latents = torch.randn(64, 8, 4)
+    before = len(quantizer.eval()(latents).codes.unique())
+    quantizer.train()
+    for _ in range(20):
+        quantizer(torch.randn(64, 8, 4))
+    assert len(quantizer.eval()(latents).codes.unique()) == 32 > before
+
+
+def test_k_means_freezes_its_codebook(config: TokenizerConfig) -> None:
+    quantizer, latents = built(KMeansConfig(codebook_size=8, dim=4), config)
+    assert isinstance(quantizer, KMeans)
+    codes = torch.arange(8)[None]
+    before = quantizer.lookup(codes)
+    quantizer.train()(latents + 3)
+    torch.testing.assert_close(quantizer.lookup(codes), before, rtol=0, atol=0)
+
+
+def test_position_norm_normalises_each_position_by_itself() -> None:
+    norm = PositionNorm(tokens=4, dim=2)
+    scale = torch.tensor([1.0, 10.0, 0.1, 3.0])[:, None]
+    z = torch.randn(512, 4, 2) * scale + 5 * scale
+    normalised = norm(z)
+    torch.testing.assert_close(normalised.mean(0), torch.zeros(4, 2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(normalised.std(0), torch.ones(4, 2), atol=5e-3, rtol=0)
+    for _ in range(200):
+        norm(z)
+    torch.testing.assert_close(norm.eval()(z), normalised, atol=1e-2, rtol=1e-2)

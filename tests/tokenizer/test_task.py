@@ -1,0 +1,61 @@
+"""The training step of stage one."""
+
+import pytest
+import torch
+
+from svq.data import ImageSet
+from svq.data.imageset import to_float
+from svq.errors import DataError
+from svq.tokenizer.config import KMeansConfig, TokenizerConfig, TokenizerTrainConfig, VQConfig
+from svq.tokenizer.task import TokenizerTask
+
+
+def test_quantization_begins_late_and_grows() -> None:
+    train = TokenizerTrainConfig(continuous_share=0.4, ramp_share=0.2)
+    assert [train.quantized_share(p) for p in (0, 0.39, 0.5, 0.7, 1)] == [0, 0, pytest.approx(0.5), 1, 1]
+
+
+def test_quantization_can_begin_at_once_or_never() -> None:
+    at_once = TokenizerTrainConfig(continuous_share=0, ramp_share=0)
+    never = TokenizerTrainConfig(continuous_share=1)
+    assert [at_once.quantized_share(p) for p in (0, 0.5)] == [1, 1]
+    assert [never.quantized_share(p) for p in (0, 0.999)] == [0, 0]
+
+
+def test_the_wanted_share_of_pictures_is_truncated(config: TokenizerConfig, pictures: ImageSet) -> None:
+    torch.manual_seed(0)
+    task = TokenizerTask(config, TokenizerTrainConfig(truncated_share=0.3), pictures)
+    keep = task._keep(torch.zeros(20_000, 3, 16, 16))
+    assert abs((keep < 8).float().mean() - 0.3) < 0.02
+    counts = keep[keep < 8].bincount(minlength=8)
+    assert counts[0] == 0
+    assert counts[1:].min() > 0.8 * counts[1:].max()
+
+
+@pytest.mark.parametrize("kind", [VQConfig(codebook_size=16), KMeansConfig(codebook_size=16)])
+def test_the_codebook_starts_when_it_is_needed(
+    config: TokenizerConfig, pictures: ImageSet, kind: VQConfig | KMeansConfig
+) -> None:
+    config = config.model_copy(update={"quantizer": kind})
+    task = TokenizerTask(config, TokenizerTrainConfig(continuous_share=0.5), pictures)
+    task.model.train()
+    task.prepare(0.49)
+    assert not task.model.quantizer.started
+    task.prepare(0.51)
+    assert task.model.quantizer.started
+    assert task.model.training
+    assert len(task.model.eval().encode(to_float(pictures.batch(pictures.indices("all")))).unique()) > 4
+
+
+def test_a_vae_gets_its_codebook_at_the_end(config: TokenizerConfig, pictures: ImageSet) -> None:
+    config = config.model_copy(update={"quantizer": KMeansConfig(codebook_size=16)})
+    task = TokenizerTask(config, TokenizerTrainConfig(continuous_share=1), pictures)
+    task.prepare(0.999)
+    assert not task.model.quantizer.started
+    task.prepare(1.0)
+    assert task.model.quantizer.started
+
+
+def test_pictures_of_another_size_are_refused(config: TokenizerConfig, pictures: ImageSet) -> None:
+    with pytest.raises(DataError, match="the pictures have 16 px, the tokenizer 32"):
+        TokenizerTask(config.model_copy(update={"image_size": 32}), TokenizerTrainConfig(), pictures)

@@ -1,0 +1,97 @@
+"""Muon, the groups, and the course of the learning rate."""
+
+import pytest
+import torch
+
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import TokenizerConfig
+from svq.training.config import OptimizerConfig
+from svq.training.optimizer import (
+    Muon,
+    build_optimizers,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+    orthogonalise,
+)
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 32), (2, 32, 8)])
+def test_orthogonalise_brings_all_singular_values_near_one(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(shape)
+    u, _, vt = torch.linalg.svd(matrices, full_matrices=False)
+    result = orthogonalise(matrices)
+    values = torch.linalg.svdvals(result)
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    # The directions are those of the matrix itself.
+    torch.testing.assert_close(
+        torch.einsum("kim,kij,knj->kmn", u, result, vt).diagonal(dim1=1, dim2=2),
+        values.new_ones(values.shape),
+        atol=0.7,
+        rtol=0,
+    )
+    assert (
+        torch.einsum("kim,kij,knj->kmn", u, result, vt)
+        - torch.diag_embed(torch.einsum("kim,kij,kmj->km", u, result, vt))
+    ).abs().max() < 1e-3
+
+
+def test_one_step_of_muon_has_the_size_that_adamw_would_have() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(64, 64))
+    weight.grad = torch.randn(64, 64)
+    Muon([weight], lr=0.1, momentum=0.95, weight_decay=0.0).step()
+    assert 0.15 < weight.square().mean().sqrt() / 0.1 < 0.25  # Adam's updates have an RMS of 0.2 to 0.4
+
+
+def test_muon_takes_the_matrices_of_the_layers_and_nothing_is_left_out(config: TokenizerConfig) -> None:
+    model = StyledTokenizer(config)
+    optimizers = build_optimizers(model, OptimizerConfig(name="muon"))
+    owned = [p for o in optimizers for g in o.param_groups for p in g["params"]]
+    assert len(owned) == len({id(p) for p in owned}) == len(list(model.parameters()))
+    names = {id(p): name for name, p in model.named_parameters()}
+    by_muon = {names[id(p)] for g in optimizers[1].param_groups for p in g["params"]}
+    assert "decoder.styled.0.attention.qkv.weight" in by_muon
+    assert not by_muon & {"encoder.mean.weight", "decoder.pixels.weight", "decoder.condition.weight", "encoder.queries"}
+
+
+def test_nothing_but_matrices_decays(config: TokenizerConfig) -> None:
+    (adamw,) = build_optimizers(StyledTokenizer(config), OptimizerConfig(name="adamw", weight_decay=0.1))
+    for group in adamw.param_groups:
+        for parameter in group["params"]:
+            assert (parameter.ndim == 2) == (group["weight_decay"] > 0)
+
+
+def test_the_rate_rises_then_falls_to_its_final_share() -> None:
+    config = OptimizerConfig(learning_rate=1.0, warmup_share=0.1, final_share=0.2)
+    assert learning_rate(config, 0.05) == pytest.approx(0.5)
+    assert learning_rate(config, 0.1) == pytest.approx(1.0)
+    assert learning_rate(config, 0.55) == pytest.approx(0.6)
+    assert learning_rate(config, 1.0) == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("name", ["muon", "adamw"])
+def test_the_state_survives_a_file(name: str) -> None:
+    def stepped(model: torch.nn.Module, optimizers: list, n: int) -> None:
+        for i in range(n):
+            model(torch.full((2, 4), float(i + 1))).square().sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    config = OptimizerConfig(name=name)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    a = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    first = build_optimizers(a, config)
+    stepped(a, first, 3)
+    b = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    b.load_state_dict(a.state_dict())
+    second = build_optimizers(b, config)
+    for old, new in zip(first, second, strict=True):
+        load_optimizer_state(new, {k: v.clone() for k, v in optimizer_state(old).items()})
+    stepped(a, first, 2)
+    stepped(b, second, 2)
+    for p, q in zip(a.parameters(), b.parameters(), strict=True):
+        assert torch.equal(p, q)
