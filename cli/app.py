@@ -55,11 +55,15 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        app(arguments)
-    except (UserError, OSError) as error:
+        code = app(arguments, prog_name="svq", standalone_mode=False)
+    except typer.Abort:
+        sys.exit(130)
+    except (UserError, OSError, typer.TyperException) as error:
         # An OSError is a full disk, a missing permission and the like: the user's to mend, too.
         if debug:
             raise
+        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(str(error), err=True)
+        typer.echo(text, err=True)
         sys.exit(2)
+    sys.exit(code if isinstance(code, int) else 0)

@@ -78,7 +78,8 @@ def inception_weights(path: Path | None) -> Path:
         # here holds tensors only.
         state = torch.load(path, weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is not a file of Inception weights: {str(error).splitlines()[0]}") from error
+        reason = (str(error) or "it ends early").splitlines()[0]
+        raise UserError(f"{path} is not a file of Inception weights: {reason}") from error
     if not isinstance(state, dict) or "Mixed_7c.branch1x1.conv.weight" not in state:
         raise UserError(f"{path} holds no weights of torch-fidelity's Inception network; expected {URL_INCEPTION_V3}")
     return path

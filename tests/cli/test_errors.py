@@ -1,0 +1,52 @@
+"""Mistakes end with one clear line and exit code 2, and lose nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MISTAKES = {
+    "tokenizer train --data nowhere": "no data source 'nowhere'; expected a folder of images",
+    "tokenizer train --preset nanno": "unknown preset 'nanno'; did you mean 'nano'?",
+    "tokenizer train --set train.sed=1": "unknown key 'train.sed'; did you mean 'seed'?",
+    "tokenizer train --images many": "expected a whole number above 0 such as 3000, 200k or 1.5M, got 'many'",
+    "tokenizer train --batch-size 0": "--batch-size",
+    "tokenizer train --config none.yaml": "none.yaml cannot be read",
+    "tokenize": "no tokenizer yet: there is nothing at runs/tokenizer; make one with 'svq tokenizer train'",
+    "tokenize --tokenizer nowhere": "no checkpoint in nowhere",
+    "tokenize --split test": "'test' is not one of 'train', 'val', 'all'",
+    "generator train": "no codes yet",
+    "generate --n 4": "no generator yet",
+    "generate --n 0": "--n",
+    "eval fid --features random-conv": "no samples yet",
+    "eval fid --weights none.pth": "no file of Inception weights at none.pth",
+    "eval recon": "no tokenizer yet",
+    "data pack nowhere": "no data source 'nowhere'",
+    "data verify none.rec": "no such file: none.rec",
+    "data info idx:.": "no file train-images-idx3-ubyte",
+    "nonsense": "No such command 'nonsense'",
+}
+
+
+def svq(*arguments: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    code = "from svq.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(command: str, tmp_path: Path) -> None:
+    done = svq(*command.split(), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert MISTAKES[command] in done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
+    for arguments in (["--debug", "tokenize"], ["tokenize", "--debug"]):
+        done = svq(*arguments, cwd=tmp_path)
+        assert done.returncode != 0
+        assert "Traceback" in done.stderr

@@ -1,0 +1,48 @@
+"""Every command explains itself, quickly."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from svq.cli.app import app
+
+COMMANDS = [
+    ["quickstart"],
+    ["data", "import"],
+    ["data", "pack"],
+    ["data", "verify"],
+    ["data", "info"],
+    ["tokenizer", "train"],
+    ["tokenize"],
+    ["generator", "train"],
+    ["generate"],
+    ["eval", "fid"],
+    ["eval", "recon"],
+    ["eval", "order"],
+    ["eval", "codebook"],
+    ["doctor"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example(command: list[str]) -> None:
+    result = CliRunner().invoke(app, [*command, "--help"], terminal_width=120)
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"svq {' '.join(command)}" in result.output
+    assert "--json" in result.output
+
+
+def test_the_top_names_all_commands() -> None:
+    output = CliRunner().invoke(app, ["--help"]).output
+    for command in COMMANDS:
+        assert command[0] in output
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys; sys.argv = ['svq', '--help']; from svq.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'numpy', 'pydantic', 'PIL'} & set(sys.modules), 'heavy imports'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,164 @@
+"""Distances between sets of pictures."""
+
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch_fidelity import register_feature_extractor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+from svq.data import ImageSet
+from svq.errors import DataError, UserError
+from svq.evaluation import fid
+from svq.evaluation.features import RANDOM_CONV, RandomConvFeatures
+from svq.evaluation.fid import PictureSet, distance
+
+
+class Pixels(RandomConvFeatures):
+    """Features that are the pixels themselves, for sets whose distance is known."""
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str]:
+        return ("12",)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "12"
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
+        return (images.flatten(1).float(),)
+
+
+register_feature_extractor("test-pixels", Pixels)
+
+
+def of(images: np.ndarray, name: str = "set") -> PictureSet:
+    return PictureSet(images, name, name)
+
+
+def test_a_set_has_no_distance_to_itself(pictures: ImageSet) -> None:
+    metrics = distance(of(pictures.images), of(pictures.images), features="random-conv")["metrics"]
+    assert metrics["frechet_random_conv"] == pytest.approx(0, abs=1e-4)  # sets of noise differ by 0.1 and more
+
+
+def test_a_worse_set_is_further_away(pictures: ImageSet) -> None:
+    rng = np.random.default_rng(0)
+    distances = []
+    for strength in (5, 20, 80):
+        noise = rng.normal(0, strength, pictures.images.shape)
+        noisy = np.clip(pictures.images + noise, 0, 255).astype(np.uint8)
+        distances.append(
+            distance(of(noisy), of(pictures.images), features="random-conv")["metrics"]["frechet_random_conv"]
+        )
+    assert 0 < distances[0] < distances[1] < distances[2]
+
+
+def test_two_gaussians_have_the_distance_of_the_closed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fid, "RANDOM_CONV", "test-pixels")
+    rng = np.random.default_rng(0)
+    n, dim = 20_000, 12
+    means, stds = (100.0, 110.0), (8.0, 14.0)
+    sets = [
+        np.clip(rng.normal(mean, std, (n, dim)).round(), 0, 255).astype(np.uint8).reshape(n, 3, 2, 2)
+        for mean, std in zip(means, stds, strict=True)
+    ]
+    # |m1 - m2|^2 + tr(S1 + S2 - 2 sqrt(S1 S2)), here with S = std^2 I.
+    expected = dim * ((means[0] - means[1]) ** 2 + (stds[0] - stds[1]) ** 2)
+    measured = distance(of(sets[0]), of(sets[1]), features="random-conv", batch_size=1000)
+    assert measured["metrics"]["frechet_random_conv"] == pytest.approx(expected, rel=0.02)
+
+
+def test_random_features_are_never_called_fid(pictures: ImageSet) -> None:
+    result = distance(of(pictures.images), of(pictures.images), features="random-conv")
+    assert result["metrics"].keys() == {"frechet_random_conv", "kid_random_conv"}
+    assert any("not FID" in warning for warning in result["warnings"])
+    assert any("biased upwards" in warning for warning in result["warnings"])
+
+
+def test_random_features_are_the_same_on_every_machine() -> None:
+    extractor = RandomConvFeatures(RANDOM_CONV, ["448"])
+    images = (torch.arange(2 * 3 * 32 * 32) % 256).to(torch.uint8).view(2, 3, 32, 32)
+    (features,) = extractor(images)
+    assert features.shape == (2, 448)
+    assert features.mean().item() == pytest.approx(0.23931, abs=1e-4)
+
+
+def test_the_receipt_says_what_repeats_it(pictures: ImageSet) -> None:
+    receipt = distance(of(pictures.images, "a"), of(pictures.images, "b"), features="random-conv")
+    assert receipt["samples"] == {"name": "a", "fingerprint": "a", "count": 64, "image_size": 16}
+    assert receipt["versions"].keys() >= {"svq", "torch", "torch-fidelity"}
+
+
+def test_statistics_of_a_reference_are_cached_by_its_fingerprint(pictures: ImageSet, tmp_path: Path) -> None:
+    def measure(images: np.ndarray, name: str) -> float:
+        result = distance(of(pictures.images), of(images, name), features="random-conv", cache=tmp_path)
+        return float(result["metrics"]["frechet_random_conv"])
+
+    first = measure(pictures.images, "one")
+    assert measure(255 - pictures.images, "two") > first + 0.1  # another fingerprint, other statistics
+    assert measure(pictures.images, "one") == pytest.approx(first)
+    assert any(tmp_path.rglob("*one*"))
+
+
+@pytest.fixture
+def inception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with weights of the true Inception architecture, drawn at random."""
+    (tmp_path / "none.pth").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        torch.manual_seed(0)
+        network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(tmp_path / "none.pth"))
+    path = tmp_path / "inception.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_the_true_inception_architecture_runs_from_a_file(inception: Path, pictures: ImageSet) -> None:
+    images = np.ascontiguousarray(pictures.images[:6])
+    result = distance(of(images), of(255 - images), features="inception", weights=inception)
+    assert result["metrics"].keys() == {"fid", "kid", "inception_score"}
+    assert all(np.isfinite(v) for v in result["metrics"].values())
+    assert result["metrics"]["fid"] > 0
+    assert len(result["weights_sha256"]) == 64
+
+
+def test_without_weights_and_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    with pytest.raises(UserError, match=r"--weights PATH, or measure .* --features random-conv") as error:
+        fid.inception_weights(None)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", None])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "w.pth"
+    if content is None:
+        torch.save({"fc.weight": torch.zeros(1)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"w\.pth"):
+        fid.inception_weights(path)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "owned",))
+
+    torch.save({"x": Evil()}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="is not a file of Inception weights"):
+        fid.inception_weights(tmp_path / "w.pth")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_one_picture_has_no_distribution(pictures: ImageSet) -> None:
+    with pytest.raises(DataError, match="a distance needs at least 2"):
+        distance(of(pictures.images[:1]), of(pictures.images), features="random-conv")

@@ -1,0 +1,117 @@
+"""A folder of new pictures, and stage two's training step."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from svq.data import ImageSet, open_images
+from svq.data.codes import Codes
+from svq.errors import CheckpointError, DataError, UserError
+from svq.generator import Generator
+from svq.generator.config import GeneratorConfig, GeneratorTrainConfig, SamplingConfig
+from svq.generator.generate import generate, label_of
+from svq.generator.task import GeneratorTask
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.tokenize import tokenize
+from svq.training.checkpoint import fingerprint
+
+
+@pytest.fixture
+def tokenizer(config: TokenizerConfig) -> StyledTokenizer:
+    torch.manual_seed(0)
+    return StyledTokenizer(config).eval()
+
+
+@pytest.fixture
+def generator(tokenizer: StyledTokenizer) -> Generator:
+    torch.manual_seed(1)
+    shapes = GeneratorConfig(codebook_size=1000, tokens=8, classes=("box", "disc"), width=32, depth=2, heads=2)
+    return Generator(shapes.model_copy(update={"tokenizer": fingerprint(tokenizer)})).eval()
+
+
+def pixels(folder: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(p)) for p in sorted((folder / "images").iterdir())])
+
+
+def test_pictures_a_grid_and_a_record(generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    generate(generator, tokenizer, tmp_path / "s", 10, seed=3, batch_size=4)
+    assert [p.name for p in sorted((tmp_path / "s" / "images").iterdir())] == [f"{i:06d}.png" for i in range(10)]
+    with Image.open(tmp_path / "s" / "grid.png") as grid:
+        assert grid.width > 64
+    record = json.loads((tmp_path / "s" / "samples.json").read_text())
+    assert (record["seed"], record["count"]) == (3, 10)
+    assert record["tokenizer"]["fingerprint"] == fingerprint(tokenizer)
+    assert record["generator"]["fingerprint"] == fingerprint(generator)
+    assert len(open_images(str(tmp_path / "s"), 16)) == 10  # the grid is none of them
+
+
+def test_the_batch_size_does_not_matter(generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    for batch_size in (1, 3, 64):
+        generate(generator, tokenizer, tmp_path / str(batch_size), 10, seed=3, batch_size=batch_size)
+    for batch_size in (1, 3):
+        np.testing.assert_array_equal(pixels(tmp_path / str(batch_size)), pixels(tmp_path / "64"))
+
+
+def test_a_second_result_replaces_the_first(generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    generate(generator, tokenizer, tmp_path / "s", 5)
+    generate(generator, tokenizer, tmp_path / "s", 2)
+    assert len(list((tmp_path / "s" / "images").iterdir())) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+
+
+def test_other_files_are_never_overwritten(generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("keep me")
+    with pytest.raises(UserError, match="holds other files"):
+        generate(generator, tokenizer, tmp_path, 2)
+    assert (tmp_path / "precious.txt").read_text() == "keep me"
+
+
+def test_another_tokenizer_is_refused(generator: Generator, config: TokenizerConfig, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="codes of another tokenizer"):
+        generate(generator, StyledTokenizer(config).eval(), tmp_path / "s", 2)
+
+
+def test_classes_by_name(generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    assert [label_of(generator, name) for name in (None, "box", "disc")] == [-1, 0, 1]
+    with pytest.raises(UserError, match="knows no class 'disk'; did you mean 'disc'"):
+        generate(generator, tokenizer, tmp_path / "s", 2, sampling=SamplingConfig(class_name="disk"))
+
+
+@pytest.fixture
+def codes(tokenizer: StyledTokenizer, pictures: ImageSet) -> Codes:
+    return tokenize(tokenizer, pictures)
+
+
+def test_codes_of_another_tokenizer_are_refused(codes: Codes, config: TokenizerConfig) -> None:
+    with pytest.raises(CheckpointError, match="written by another tokenizer"):
+        GeneratorTask(GeneratorConfig(), GeneratorTrainConfig(), codes, StyledTokenizer(config))
+
+
+def test_codes_that_are_all_held_out_are_refused(codes: Codes, tokenizer: StyledTokenizer) -> None:
+    codes.validation[:] = True
+    with pytest.raises(DataError, match="all of these codes are held out"):
+        GeneratorTask(GeneratorConfig(), GeneratorTrainConfig(), codes, tokenizer)
+
+
+def test_stage_two_never_trains_on_held_out_pictures(codes: Codes, tokenizer: StyledTokenizer) -> None:
+    task = GeneratorTask(GeneratorConfig(width=32, depth=1, heads=2), GeneratorTrainConfig(), codes, tokenizer)
+    assert task.size == int((~codes.validation).sum())
+    shown, _ = task.batch(torch.arange(task.size))
+    assert torch.equal(shown, torch.from_numpy(codes.codes[~codes.validation].astype(np.int64)))
+
+
+def test_some_conditions_are_dropped(codes: Codes, tokenizer: StyledTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    train = GeneratorTrainConfig(condition_dropout=0.25)
+    task = GeneratorTask(GeneratorConfig(width=32, depth=1, heads=2), train, codes, tokenizer)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(task.model, "loss", lambda codes, labels: seen.append(labels) or labels.sum())
+    for _ in range(100):
+        task.losses(task.batch(torch.arange(40)), 0.0)
+    labels = torch.cat(seen)
+    assert abs((labels < 0).float().mean() - 0.25) < 0.03

@@ -1,0 +1,113 @@
+"""The GPT: its cache, its conditions, its files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from svq.errors import UserError
+from svq.generator import Generator
+from svq.generator.config import GeneratorConfig
+
+
+@pytest.fixture
+def generator() -> Generator:
+    torch.manual_seed(0)
+    config = GeneratorConfig(codebook_size=20, tokens=8, classes=("a", "b"), width=32, depth=2, heads=2)
+    model = Generator(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(3)  # opinions, so that differences show
+    return model
+
+
+def test_a_code_is_predicted_from_those_before_it_alone(generator: Generator) -> None:
+    codes, labels = torch.randint(0, 20, (2, 8)), torch.tensor([0, -1])
+    logits = generator(codes, labels)
+    changed = codes.clone()
+    changed[:, 4] = (codes[:, 4] + 1) % 20
+    torch.testing.assert_close(generator(changed, labels)[:, :5], logits[:, :5])
+    assert (generator(changed, labels)[:, 5:] - logits[:, 5:]).abs().max() > 1e-3
+
+
+def test_the_cache_changes_nothing(generator: Generator) -> None:
+    codes, labels = torch.randint(0, 20, (3, 8)), torch.tensor([0, 1, -1])
+    expected = generator(codes, labels)
+    for start in (0, 3):
+        logits, cache = generator.prefill(labels, codes[:, :start])
+        torch.testing.assert_close(logits, expected[:, start])
+        for i in range(start, 7):
+            logits, cache = generator.decode_next(codes[:, i], cache)
+            torch.testing.assert_close(logits, expected[:, i + 1])
+
+
+def test_greedy_sampling_is_the_argmax_of_the_full_pass(generator: Generator) -> None:
+    codes = generator.sample(4, labels=torch.tensor([0, 1, -1, 0]), temperature=0)
+    assert torch.equal(generator(codes, torch.tensor([0, 1, -1, 0])).argmax(-1), codes)
+
+
+def test_an_image_does_not_depend_on_the_batch(generator: Generator) -> None:
+    together = generator.sample(12, seed=5)
+    assert torch.equal(torch.cat([generator.sample(1, seed=5, first=i) for i in range(12)]), together)
+    assert torch.equal(torch.cat([generator.sample(n, seed=5, first=f) for f, n in ((0, 5), (5, 7))]), together)
+
+
+def test_samples_begin_with_their_prefix(generator: Generator) -> None:
+    prefix = torch.randint(0, 20, (3, 5))
+    assert torch.equal(generator.sample(3, prefix=prefix)[:, :5], prefix)
+    whole = torch.randint(0, 20, (3, 8))
+    assert torch.equal(generator.sample(3, prefix=whole), whole)
+
+
+def test_continuing_its_own_prefix_gives_the_same_image(generator: Generator) -> None:
+    whole = generator.sample(3, seed=1)
+    assert torch.equal(generator.sample(3, seed=1, prefix=whole[:, :4]), whole)
+
+
+def test_guidance_one_is_the_plain_condition_and_zero_is_none(generator: Generator) -> None:
+    labels = torch.tensor([0, 1, 1, 0])
+    plain = generator.sample(4, seed=2, labels=labels)
+    assert torch.equal(generator.sample(4, seed=2, labels=labels, guidance=1.0), plain)
+    assert torch.equal(generator.sample(4, seed=2, labels=labels, guidance=0.0), generator.sample(4, seed=2))
+    assert not torch.equal(generator.sample(4, seed=2, labels=labels, guidance=5.0), plain)
+
+
+def test_guidance_moves_the_logits_as_written(generator: Generator) -> None:
+    labels = torch.tensor([1])
+    free = generator.prefill(torch.tensor([-1]), torch.empty(1, 0, dtype=torch.int64))[0]
+    conditional = generator.prefill(labels, torch.empty(1, 0, dtype=torch.int64))[0]
+    expected = (free + 3 * (conditional - free)).argmax()
+    assert generator.sample(1, labels=labels, guidance=3.0, temperature=0)[0, 0] == expected
+
+
+def test_schedules_by_position(generator: Generator) -> None:
+    greedy = generator.sample(6, seed=0, temperature=0)
+    mixed = generator.sample(6, seed=0, temperature=[0, 0, 0, 0, 5, 5, 5, 5])
+    assert torch.equal(mixed[:, :4], greedy[:, :4])
+    assert not torch.equal(mixed, greedy)
+    assert torch.equal(generator.sample(6, seed=0, top_k=[1] * 8), greedy)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"labels": torch.tensor([2])}, "expected 1 labels from -1 to 1"),
+        ({"prefix": torch.zeros(1, 9).long()}, "expected a prefix of shape"),
+        ({"prefix": torch.full((1, 2), 20)}, r"must lie in \[0, 20\)"),
+        ({"temperature": [1.0]}, "a schedule of 1 numbers"),
+    ],
+)
+def test_wrong_arguments_are_refused(generator: Generator, arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        generator.sample(1, **arguments)
+
+
+def test_the_loss_of_an_untrained_model_is_that_of_guessing() -> None:
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig(codebook_size=50, tokens=8, width=32, depth=1, heads=2)).eval()
+    loss = generator.loss(torch.randint(0, 50, (64, 8)), torch.full((64,), -1))
+    assert loss.item() == pytest.approx(torch.tensor(50.0).log().item(), abs=0.3)
+
+
+def test_a_saved_generator_is_the_same(generator: Generator, tmp_path: Path) -> None:
+    generator.save_pretrained(tmp_path / "g")
+    assert torch.equal(Generator.from_pretrained(tmp_path / "g").sample(4, seed=9), generator.sample(4, seed=9))

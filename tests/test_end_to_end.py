@@ -1,0 +1,83 @@
+"""The whole chain through the command line, at a toy's size: every command does what it says."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from svq.cli.app import app
+
+FILES = (
+    "report.html",
+    "metrics.json",
+    "reconstructions.png",
+    "order.png",
+    "codes.safetensors",
+    "samples/grid.png",
+    "tokenizer/curve.png",
+    "generator/curve.png",
+)
+
+
+def svq(line: str) -> dict:
+    """Run a command with --json and return what it prints on stdout, which must be JSON and nothing else."""
+    result = CliRunner().invoke(app, [*line.split(), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = svq(f"quickstart --data {folder} --images 128 --sequences 128")
+    for name in FILES:
+        assert (tmp_path / "runs" / "quickstart" / name).stat().st_size > 200, name
+    assert result["order"]["psnr"].keys() == {str(k) for k in range(1, 37)}
+    assert json.loads((tmp_path / "runs/quickstart/metrics.json").read_text())["numbers"] == result["numbers"]
+
+    # What comes after a quickstart needs no other argument.
+    generated = svq("generate --n 70")
+    assert generated["count"] == 70
+    assert len(list(Path("runs/samples/images").iterdir())) == 70
+    fid = svq(f"eval fid --features random-conv --reference {folder}")
+    assert fid["metrics"]["frechet_random_conv"] > 0
+    assert fid["samples"]["count"] == 70
+    recon = svq(f"eval recon --data {folder}")
+    assert recon["psnr"] == pytest.approx(result["order"]["psnr"]["36"], abs=0.01)
+    order = svq(f"eval order --data {folder} --out order")
+    with Image.open("order/prefixes.png") as strip:
+        assert strip.height > 5 * 64
+    assert len(order["effects"]) == 36
+    codebook = svq(f"eval codebook --data {folder} --split all")
+    assert 0 < codebook["used"] <= 1
+
+    # Stage by stage, the same again.
+    trained = svq(f"tokenizer train --data {folder} --images 128 --batch-size 64 --out t")
+    assert trained["metrics"]["psnr_36"] == pytest.approx(result["order"]["psnr"]["36"], abs=0.01)
+    written = svq(f"tokenize --data {folder} --out c.safetensors")
+    assert written["count"] == 64
+    second = svq("generator train --images 128 --out g")
+    assert second["metrics"] == result["generator"]
+    one_class = svq("generate --n 2 --class disc --guidance 2 --top-k 50 --top-p 0.9 --min-p 0.01 --temperature 0.8")
+    assert one_class["sampling"]["class_name"] == "disc"
+
+
+def test_data_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    info = svq(f"data info {folder} --image-size 16 --sheet sheet.png")
+    assert (info["count"], info["classes"]) == (64, {"box": 32, "disc": 32})
+    assert Path("sheet.png").stat().st_size > 1000
+    assert svq(f"data import {folder} --image-size 16")["fingerprint"] == info["fingerprint"]
+    assert svq(f"data pack {folder} --image-size 16 --out p.rec")["count"] == 64
+    assert svq("data verify p.rec") == {"records": 64, "problems": []}
+    assert svq("data info p.rec --image-size 16")["fingerprint"] == info["fingerprint"]
+    Path("p.rec").write_bytes(Path("p.rec").read_bytes()[:-8])
+    assert CliRunner().invoke(app, ["data", "verify", "p.rec"]).exit_code == 2
+
+
+def test_the_doctor_finds_this_machine_sound() -> None:
+    checks = {check["name"]: check for check in svq("doctor")["checks"]}
+    assert checks["packages"]["state"] == "ok"
+    assert checks["device"]["state"] == "ok"
+    assert "GFLOP/s" in checks["matrix products"]["text"]
