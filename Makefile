@@ -35,7 +35,7 @@ types: $(TREE)
 	grep -q "no issues found in $$(ls svq/*.py $(addsuffix /*.py,$(PARTS)) | wc -l) source files" $(TREE)/mypy.txt
 
 imports: $(TREE)
-	cd $(TREE) && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/pyproject.toml --no-cache
+	cd $(TREE) && $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml --no-cache
 
 unit: $(STAMP)
 	$(BIN)/pytest -m "not slow"

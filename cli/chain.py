@@ -14,7 +14,7 @@ from svq.data.imageset import ImageSet, to_float
 from svq.evaluation.codebook import codebook_use
 from svq.evaluation.fid import PictureSet, distance
 from svq.evaluation.order import measure_order
-from svq.evaluation.pictures import save_prefixes
+from svq.evaluation.pictures import prefix_name, save_prefixes
 from svq.evaluation.plots import plot_order
 from svq.evaluation.report import Section, write_report
 from svq.generator import Generator
@@ -117,7 +117,7 @@ class Chain:
         psnr = {k: order["psnr"][k] for k in (1, 4, 12, tokens) if k <= tokens}
         samples, held_out = (metrics["distance"][f"frechet_random_conv_{part}"] for part in ("samples", "held_out"))
         return {
-            **{f"PSNR, held-out, {k} codes": f"{value:.2f} dB" for k, value in psnr.items()},
+            **{f"PSNR, held-out, {prefix_name(k)}": f"{value:.2f} dB" for k, value in psnr.items()},
             "positions that matter": f"{order['matter']} of {tokens}",
             "codes in use": f"{use['used']:.0%} of {size:,}",
             "bits by position": f"{min(use['entropy']):.1f} to {max(use['entropy']):.1f}",

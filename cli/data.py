@@ -14,24 +14,24 @@ app = typer.Typer(help="Data sets: import, pack, verify, info.", no_args_is_help
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help=options.SOURCE)]
 Size = Annotated[int, typer.Option("--image-size", min=8, help="Side of the pictures in pixels.")]
 PACK_EXAMPLES = """
-**Example**
+[bold]Examples[/bold]
 
-`svq data pack photos/ --image-size 256 --out photos.rec`
+[cyan]svq data pack photos/ --image-size 256 --out photos.rec[/cyan]
 """
 INFO_EXAMPLES = """
-**Example**
+[bold]Examples[/bold]
 
-`svq data info photos/ --image-size 64 --sheet sheet.png`
+[cyan]svq data info photos/ --image-size 64 --sheet sheet.png[/cyan]
 """
 VERIFY_EXAMPLES = """
-**Example**
+[bold]Examples[/bold]
 
-`svq data verify photos.rec`
+[cyan]svq data verify photos.rec[/cyan]
 """
 IMPORT_EXAMPLES = """
-**Example**
+[bold]Examples[/bold]
 
-`svq data import idx:/usr/share/dataset-fashion-mnist --image-size 32`
+[cyan]svq data import idx:/usr/share/dataset-fashion-mnist --image-size 32[/cyan]
 """
 
 

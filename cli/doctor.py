@@ -8,9 +8,9 @@ from svq.cli import options
 from svq.cli.output import show
 
 EXAMPLES = """
-**Example**
+[bold]Examples[/bold]
 
-`svq doctor --json`
+[cyan]svq doctor --json[/cyan]
 """
 
 

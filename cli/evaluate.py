@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Measure: fid, recon, order, codebook.", no_args_is_help=True)
 
 FID_EXAMPLES = """
-**Examples**
+[bold]Examples[/bold]
 
-`svq eval fid` — the last samples against OpenMoji
+[cyan]svq eval fid[/cyan] — the last samples against OpenMoji
 
-`svq eval fid --samples runs/samples --reference photos/ --weights pt_inception-2015-12-05-6726825d.pth`
+[cyan]svq eval fid --samples runs/samples --reference photos/ --weights pt_inception-2015-12-05-6726825d.pth[/cyan]
 
-`svq eval fid --features random-conv --json`
+[cyan]svq eval fid --features random-conv --json[/cyan]
 """
 ORDER_EXAMPLES = """
-**Examples**
+[bold]Examples[/bold]
 
-`svq eval order` — the last tokenizer, held-out OpenMoji
+[cyan]svq eval order[/cyan] — the last tokenizer, held-out OpenMoji
 
-`svq eval order --tokenizer runs/photos --data photos/ --out runs/photos/order`
+[cyan]svq eval order --tokenizer runs/photos --data photos/ --out runs/photos/order[/cyan]
 """
 RECON_EXAMPLES = """
-**Example**
+[bold]Examples[/bold]
 
-`svq eval recon --tokenizer runs/photos --data photos/ --split val --json`
+[cyan]svq eval recon --tokenizer runs/photos --data photos/ --split val --json[/cyan]
 """
 CODEBOOK_EXAMPLES = """
-**Example**
+[bold]Examples[/bold]
 
-`svq eval codebook --split all`
+[cyan]svq eval codebook --split all[/cyan]
 """
 Count = Annotated[int, typer.Option("--n", min=2, help="Pictures to measure on, at most.")]
 
@@ -84,7 +84,7 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
 def fid(
     samples: Annotated[
         str | None,
-        typer.Option("--samples", metavar="SOURCE", help="Pictures to judge.  [default: the last samples]"),
+        typer.Option("--samples", metavar="SOURCE", help="Pictures to judge.", show_default="the last samples"),
     ] = None,
     reference: Annotated[
         str, typer.Option("--reference", metavar="SOURCE", help="What they should resemble.")
@@ -98,7 +98,7 @@ def fid(
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option("--image-size", min=8, help="Both sets at this size.  [default: the samples']"),
+        typer.Option("--image-size", min=8, help="Both sets at this size.", show_default="the samples'"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the receipt here, too.")] = None,
     as_json: options.Json = False,

@@ -12,25 +12,25 @@ from svq.cli.output import show
 app = typer.Typer(help="Stage two: the generator.", no_args_is_help=True)
 
 TRAIN_EXAMPLES = """
-**Examples**
+[bold]Examples[/bold]
 
-`svq generator train` — the codes that svq tokenize wrote last
+[cyan]svq generator train[/cyan] — the codes that svq tokenize wrote last
 
-`svq generator train --codes photos.safetensors --tokenizer runs/photos --preset tiny --out runs/photos-gpt`
+[cyan]svq generator train --codes photos.safetensors --tokenizer runs/photos --preset tiny --out runs/photos-gpt[/cyan]
 """
 GENERATE_EXAMPLES = """
-**Examples**
+[bold]Examples[/bold]
 
-`svq generate --n 1000`
+[cyan]svq generate --n 1000[/cyan]
 
-`svq generate --n 64 --class animal --guidance 2 --temperature 0.9 --seed 7 --out animals`
+[cyan]svq generate --n 64 --class animal --guidance 2 --temperature 0.9 --seed 7 --out animals[/cyan]
 """
 
 
 @app.command(epilog=TRAIN_EXAMPLES)
 def train(
     codes: Annotated[
-        Path | None, typer.Option("--codes", metavar="FILE", help="A file of codes.  [default: the last one]")
+        Path | None, typer.Option("--codes", metavar="FILE", help="A file of codes.", show_default="the last one")
     ] = None,
     tokenizer: options.TokenizerRun = None,
     preset: options.Preset = "nano",

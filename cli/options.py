@@ -38,10 +38,10 @@ Assignments = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; all else goes to stderr.")]
 TokenizerRun = Annotated[
     Path | None,
-    typer.Option("--tokenizer", metavar="DIR", help="A run or checkpoint of a tokenizer.  [default: the last run]"),
+    typer.Option("--tokenizer", metavar="DIR", help="A run or checkpoint of a tokenizer.", show_default="the last run"),
 ]
 GeneratorRun = Annotated[
     Path | None,
-    typer.Option("--generator", metavar="DIR", help="A run or checkpoint of a generator.  [default: the last run]"),
+    typer.Option("--generator", metavar="DIR", help="A run or checkpoint of a generator.", show_default="the last run"),
 ]
 Split = Annotated[Literal["train", "val", "all"], typer.Option("--split", help="Which pictures.")]

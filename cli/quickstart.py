@@ -10,11 +10,11 @@ from svq.cli.last import remember
 from svq.cli.output import announce, show
 
 EXAMPLES = """
-**Examples**
+[bold]Examples[/bold]
 
-`svq quickstart`
+[cyan]svq quickstart[/cyan]
 
-`svq quickstart --data photos/ --out runs/photos`
+[cyan]svq quickstart --data photos/ --out runs/photos[/cyan]
 """
 
 

@@ -12,20 +12,20 @@ from svq.cli.output import announce, show
 app = typer.Typer(help="Stage one: the tokenizer.", no_args_is_help=True)
 
 TRAIN_EXAMPLES = """
-**Examples**
+[bold]Examples[/bold]
 
-`svq tokenizer train` — OpenMoji, preset nano
+[cyan]svq tokenizer train[/cyan] — OpenMoji, preset nano
 
-`svq tokenizer train --data photos/ --preset tiny --images 500k --out runs/photos`
+[cyan]svq tokenizer train --data photos/ --preset tiny --images 500k --out runs/photos[/cyan]
 
-`svq tokenizer train --set model.quantizer.kind=vq --set train.truncated_share=0`
+[cyan]svq tokenizer train --set model.quantizer.kind=vq --set train.truncated_share=0[/cyan]
 """
 TOKENIZE_EXAMPLES = """
-**Examples**
+[bold]Examples[/bold]
 
-`svq tokenize` — what the last tokenizer was trained on
+[cyan]svq tokenize[/cyan] — what the last tokenizer was trained on
 
-`svq tokenize --tokenizer runs/photos --data photos/ --out photos.safetensors`
+[cyan]svq tokenize --tokenizer runs/photos --data photos/ --out photos.safetensors[/cyan]
 """
 
 

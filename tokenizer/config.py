@@ -113,7 +113,7 @@ class TokenizerTrainConfig(TrainConfig):
     ramp_share: float = Field(
         0.1, ge=0, le=1, description="share of the run over which more and more of the pictures are quantized"
     )
-    truncated_share: float = Field(0.2, ge=0, le=1, description="share of the pictures painted from a prefix only")
+    truncated_share: float = Field(0.1, ge=0, le=1, description="share of the pictures painted from a prefix only")
     reconstruction: Literal["l1", "l2"] = "l2"
     kl_weight: float = Field(1e-6, ge=0)
     flip: bool = Field(True, description="mirror half of the training pictures")
