@@ -18,7 +18,7 @@ from svq.evaluation.pictures import prefix_name, save_prefixes
 from svq.evaluation.plots import plot_order
 from svq.evaluation.report import Section, write_report
 from svq.generator import Generator
-from svq.generator.config import GeneratorSettings
+from svq.generator.config import GeneratorSettings, SamplingConfig
 from svq.generator.generate import generate
 from svq.generator.task import GeneratorTask
 from svq.provenance import versions
@@ -30,6 +30,7 @@ from svq.training.log import bar
 from svq.training.runs import train_run
 
 SAMPLES = 512
+SAMPLING = SamplingConfig(temperature=0.9, top_p=0.95)  # a small generator is surer of its likelier codes
 MEASURED = 128  # held-out pictures, at most
 
 
@@ -59,7 +60,8 @@ class Chain:
 
         say("4/4 Paint new pictures, and measure.")
         with bar("generate", SAMPLES) as advance:
-            generate(generator, tokenizer, self.out / "samples", SAMPLES, self.second.train.seed, advance=advance)
+            seed = self.second.train.seed
+            generate(generator, tokenizer, self.out / "samples", SAMPLES, seed, SAMPLING, advance=advance)
         metrics = self._measure(tokenizer, codes)
         result = {
             "seconds": round(time.perf_counter() - began, 1),
@@ -134,7 +136,11 @@ class Chain:
                 "The tokenizer never saw these. Each row knows more of the picture than the one above it.",
                 "reconstructions.png",
             ),
-            Section("New pictures", "64 samples of the generator, not chosen.", "samples/grid.png"),
+            Section(
+                "New pictures",
+                f"64 samples of the generator, not chosen (temperature {SAMPLING.temperature}, top-p {SAMPLING.top_p}).",
+                "samples/grid.png",
+            ),
             Section(
                 "What each code is worth",
                 "Left: quality by number of codes. Right: what is lost when one code comes from another picture.",

@@ -11,10 +11,10 @@ def nano() -> GeneratorSettings:
     return GeneratorSettings(
         model=GeneratorConfig(width=128, depth=4, heads=4, dropout=0.2),
         train=GeneratorTrainConfig(
-            images=100_000,
+            images=50_000,
             batch_size=64,
-            evaluate_every=20_000,
-            save_every=50_000,
+            evaluate_every=10_000,
+            save_every=25_000,
             optimizer=OptimizerConfig(name="muon", learning_rate=3e-3, weight_decay=0.05),
         ),
     )

@@ -19,7 +19,9 @@ def nano() -> TokenizerSettings:
         plain_layers=1,
         mlp_ratio=2.0,
     )
-    train = TokenizerTrainConfig(evaluation_images=256, optimizer=OptimizerConfig(name="muon", learning_rate=3e-3))
+    train = TokenizerTrainConfig(
+        images=55_000, evaluation_images=256, optimizer=OptimizerConfig(name="muon", learning_rate=3e-3)
+    )
     return TokenizerSettings(model=model, train=train)
 
 
