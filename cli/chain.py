@@ -85,9 +85,10 @@ class Chain:
         originals = to_float(self.images.batch(chosen))
         rows = torch.from_numpy(codes.codes.astype(np.int64))
         held_out = rows[torch.from_numpy(chosen)]
-        order = measure_order(tokenizer.decode, held_out, originals)
-        plot_order(self.out / "order.png", order.psnr, order.effects)
-        save_prefixes(self.out / "reconstructions.png", tokenizer.decode, held_out, originals)
+        with bar("measure", 2 * self.first.model.tokens * len(chosen)) as advance:
+            order = measure_order(tokenizer.decode, held_out, originals, advance=advance)
+        plot_order(self.out / "order.png", order)
+        save_prefixes(self.out / "reconstructions.png", tokenizer.decode, held_out, originals, (1, 4, 12))
         return {
             "order": order._asdict(),
             "codebook": codebook_use(rows, codes.codebook_size)._asdict(),
@@ -130,6 +131,7 @@ class Chain:
 
     def _report(self, result: dict[str, Any]) -> None:
         tokens = self.first.model.tokens
+        how = f"temperature {SAMPLING.temperature}, top-p {SAMPLING.top_p}"
         sections = [
             Section(
                 f"Held-out pictures, painted again from 1, 4, 12 and {tokens} codes",
@@ -138,7 +140,7 @@ class Chain:
             ),
             Section(
                 "New pictures",
-                f"64 samples of the generator, not chosen (temperature {SAMPLING.temperature}, top-p {SAMPLING.top_p}).",
+                f"64 samples of the generator, not chosen ({how}).",
                 "samples/grid.png",
             ),
             Section(

@@ -1,5 +1,6 @@
 """The instruments: distances between sets of pictures, reconstruction, order, and use of the codebook."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -30,7 +31,7 @@ ORDER_EXAMPLES = """
 
 [cyan]svq eval order[/cyan] — the last tokenizer, held-out OpenMoji
 
-[cyan]svq eval order --tokenizer runs/photos --data photos/ --out runs/photos/order[/cyan]
+[cyan]svq eval order --tokenizer runs/photos --data photos/ --features random-conv --out runs/photos/order[/cyan]
 """
 RECON_EXAMPLES = """
 [bold]Examples[/bold]
@@ -40,17 +41,18 @@ RECON_EXAMPLES = """
 CODEBOOK_EXAMPLES = """
 [bold]Examples[/bold]
 
-[cyan]svq eval codebook --split all[/cyan]
+[cyan]svq eval codebook --out runs/codebook[/cyan]
 """
 Count = Annotated[int, typer.Option("--n", min=2, help="Pictures to measure on, at most.")]
 
 
 class _Encoded(NamedTuple):
-    """A tokenizer, pictures (N, 3, S, S) in [-1, 1], their codes (N, 36), and where all this came from."""
+    """A tokenizer, pictures (N, 3, S, S) in [-1, 1], their codes and labels, and where all this came from."""
 
     tokenizer: "StyledTokenizer"
     images: "Tensor"
     codes: "Tensor"
+    labels: "Tensor"
     receipt: dict[str, Any]
 
 
@@ -76,8 +78,8 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
         "data": {"source": data, "fingerprint": codes.data, "split": split, "count": len(chosen)},
         "versions": versions(),
     }
-    rows = torch.from_numpy(codes.codes.astype("int64"))
-    return _Encoded(tokenizer, to_float(pictures.batch(chosen)), rows, receipt)
+    rows, labels = torch.from_numpy(codes.codes.astype("int64")), torch.from_numpy(codes.labels)
+    return _Encoded(tokenizer, to_float(pictures.batch(chosen)), rows, labels, receipt)
 
 
 @app.command(epilog=FID_EXAMPLES)
@@ -146,7 +148,8 @@ def recon(
     result = {**quality._asdict(), **encoded.receipt}
     rows = {
         "PSNR": f"{quality.psnr:.2f} dB (spread {quality.psnr_spread:.2f})",
-        "mean absolute error": f"{quality.l1:.4f}",
+        "SSIM": f"{quality.ssim:.4f}",
+        "mean absolute error": f"{quality.l1:.4f} (values from -1 to 1)",
     }
     show(result, rows, as_json)
 
@@ -157,26 +160,40 @@ def order(
     data: options.Data = "openmoji",
     split: options.Split = "val",
     n: Count = 512,
+    features: Annotated[
+        Literal["none", "inception", "random-conv"],
+        typer.Option("--features", help="Measure the Fréchet distance by length of the prefix, too."),
+    ] = "none",
+    weights: options.InceptionWeights = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for a plot and a strip.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure what each code is worth: PSNR by length of the prefix, and the effect of each position."""
+    """Measure what each code is worth: quality by length of the prefix, and the effect of each position."""
+    from svq.evaluation.fid import distance_to, inception_weights
     from svq.evaluation.order import measure_order
     from svq.evaluation.pictures import save_prefixes
     from svq.evaluation.plots import plot_order
+    from svq.training.log import bar
 
+    if features == "inception":
+        weights = inception_weights(weights)  # before anything slow
     encoded = _encode(tokenizer, data, split, n)
-    decode = encoded.tokenizer.decode
-    measured = measure_order(decode, encoded.codes, encoded.images)
-    result = {**measured._asdict(), **encoded.receipt}
+    decode, codes = encoded.tokenizer.decode, encoded.codes
+    distance = None if features == "none" else distance_to(encoded.images, features, weights)
+    with bar("measure", 2 * codes.numel()) as advance:
+        measured = measure_order(decode, codes, encoded.images, distance, advance)
+    result = {**measured._asdict(), "features": features, **encoded.receipt}
     if out:
-        plot_order(out / "order.png", measured.psnr, measured.effects)
-        save_prefixes(out / "prefixes.png", decode, encoded.codes, encoded.images)
+        plot_order(out / "order.png", measured)
+        save_prefixes(out / "prefixes.png", decode, codes, encoded.images, (1, 2, 4, 8, 16, 24))
         write_json(out / "order.json", result)
-    rows = {f"PSNR from {k} codes": f"{v:.2f} dB" for k, v in measured.psnr.items() if k in (1, 2, 4, 8, 12, 24, 36)}
-    rows["positions that matter"] = (
-        f"{measured.matter} of {len(measured.effects)} (exchanging one costs 0.05 dB or more)"
-    )
+    shown = [k for k in (1, 2, 4, 8, 12, 24) if k < codes.shape[1]] + [codes.shape[1]]
+    rows = {f"PSNR, first {k}": f"{measured.psnr[k]:.2f} dB" for k in shown}
+    rows["PSNR, mean over all lengths"] = f"{measured.psnr_area:.2f} dB"
+    rows["added by the second half"] = f"{measured.last_half:.2f} dB"
+    if measured.frechet_area is not None:
+        rows[f"Fréchet distance ({features}), mean"] = f"{measured.frechet_area:.3f}"
+    rows["positions that matter"] = f"{measured.matter} of {codes.shape[1]} (exchanging one costs 0.05 dB or more)"
     show(result, rows, as_json)
 
 
@@ -184,19 +201,28 @@ def order(
 def codebook(
     tokenizer: options.TokenizerRun = None,
     data: options.Data = "openmoji",
-    split: options.Split = "val",
+    split: options.Split = "all",
     n: Count = 10_000,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for a plot.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure how the codebook is used, over all positions and position by position."""
     from svq.evaluation.codebook import codebook_use
+    from svq.evaluation.plots import plot_codebook
 
     encoded = _encode(tokenizer, data, split, n)
     size = encoded.tokenizer.quantizer.codebook_size
-    use = codebook_use(encoded.codes, size)
+    use = codebook_use(encoded.codes, size, encoded.labels)
+    result = {**use._asdict(), "codebook_size": size, **encoded.receipt}
+    if out:
+        plot_codebook(out / "codebook.png", use, size)
+        write_json(out / "codebook.json", result)
     rows = {
         "codes in use": f"{use.used:.1%} of {size:,}",
         "perplexity": f"{use.perplexity:.0f}",
-        "bits by position": f"{min(use.entropy):.1f} to {max(use.entropy):.1f}",
+        "bits by position": f"{min(use.entropy):.1f} to {max(use.entropy):.1f} of {math.log2(size):.1f}",
     }
-    show({**use._asdict(), "codebook_size": size, **encoded.receipt}, rows, as_json)
+    if use.information:
+        first, rest = use.information[0], use.information[1:]
+        rows["bits about the class"] = f"{first:.2f} at position 1, {sum(rest) / len(rest):.2f} on average after it"
+    show(result, rows, as_json)

@@ -44,4 +44,5 @@ GeneratorRun = Annotated[
     Path | None,
     typer.Option("--generator", metavar="DIR", help="A run or checkpoint of a generator.", show_default="the last run"),
 ]
+InceptionWeights = Annotated[Path | None, typer.Option("--weights", metavar="PATH", help="File of Inception weights.")]
 Split = Annotated[Literal["train", "val", "all"], typer.Option("--split", help="Which pictures.")]

@@ -5,6 +5,7 @@ Inception score, Salimans et al. 2016, arXiv:1606.03498.
 """
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -149,6 +150,23 @@ def distance(
         "settings": {"kid_subset_size": min(KID_SUBSET, fewest), "seed": 0},
         "versions": versions(),
     }
+
+
+def distance_to(reference: Tensor, features: Features, weights: Path | None = None) -> Callable[[Tensor], float]:
+    """Return a function that measures the Fréchet distance of pictures (N, 3, S, S) in [-1, 1] to a reference."""
+
+    def as_set(images: Tensor, name: str) -> PictureSet:
+        pixels = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        return PictureSet(pixels, name, name)
+
+    originals = as_set(reference, "originals")
+    metric = "fid" if features == "inception" else "frechet_random_conv"
+
+    def measure(images: Tensor) -> float:
+        result = distance(as_set(images, "painted"), originals, features=features, weights=weights)
+        return float(result["metrics"][metric])
+
+    return measure
 
 
 def _named(raw: dict[str, float], inception: bool) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Grids of pictures, as PNG files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -33,9 +33,11 @@ def prefix_name(k: int) -> str:
     return "1 code" if k == 1 else f"{k} codes"
 
 
-def save_prefixes(path: Path, decode: Decode, codes: Tensor, images: Tensor, most: int = 12) -> None:
-    """Draw originals above what is painted from their first 1, 4, 12 and 36 codes."""
-    lengths = [k for k in (1, 4, 12) if k < codes.shape[1]] + [codes.shape[1]]
+def save_prefixes(
+    path: Path, decode: Decode, codes: Tensor, images: Tensor, lengths: Iterable[int], most: int = 12
+) -> None:
+    """Draw originals above what is painted from their first k codes, for each k in `lengths`."""
+    lengths = [k for k in lengths if k < codes.shape[1]] + [codes.shape[1]]
     rows = {prefix_name(k): decode(codes[:most, :k]).cpu() for k in lengths}
     save_rows(path, {"original": images[:most], **rows})
 

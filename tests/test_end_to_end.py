@@ -45,11 +45,12 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert fid["samples"]["count"] == 70
     recon = svq(f"eval recon --data {folder}")
     assert recon["psnr"] == pytest.approx(result["order"]["psnr"]["36"], abs=0.01)
-    order = svq(f"eval order --data {folder} --out order")
+    order = svq(f"eval order --data {folder} --features random-conv --out order")
     with Image.open("order/prefixes.png") as strip:
         assert strip.height > 5 * 64
-    assert len(order["effects"]) == 36
-    codebook = svq(f"eval codebook --data {folder} --split all")
+    assert len(order["effects"]) == len(order["frechet"]) == 36
+    codebook = svq(f"eval codebook --data {folder} --out codebook")
+    assert len(codebook["information"]) == 36
     assert 0 < codebook["used"] <= 1
 
     # Stage by stage, the same again.

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from svq.evaluation.codebook import codebook_use
-from svq.evaluation.order import effect_by_position, measure_order, psnr_by_prefix
-from svq.evaluation.reconstruction import psnr, reconstruction_quality
+from svq.evaluation.codebook import codebook_use, information
+from svq.evaluation.order import effect_by_position, measure_order
+from svq.evaluation.reconstruction import psnr, reconstruction_quality, ssim
 
 
 def paint(codes: Tensor) -> Tensor:
@@ -29,6 +29,10 @@ def test_a_perfect_decoder_gets_better_with_every_code() -> None:
     assert values == sorted(values)
     assert values[-1] > 90
     assert measured.matter == 4
+    assert measured.psnr_area == pytest.approx(sum(values) / 4)
+    assert measured.last_half == pytest.approx(values[3] - values[1])
+    assert measured.frechet == {}
+    assert measured.frechet_area is None
 
 
 def test_a_position_that_is_ignored_has_no_effect() -> None:
@@ -43,13 +47,39 @@ def test_a_position_that_is_ignored_has_no_effect() -> None:
     effects = effect_by_position(deaf, codes, images)
     assert effects[2] == 0
     assert min(effects[0], effects[1], effects[3]) > 0.5
-    assert measure_order(deaf, codes, images).matter == 3
-    assert psnr_by_prefix(deaf, codes, images, [2, 3])[2] == psnr_by_prefix(deaf, codes, images, [3])[3]
+    measured = measure_order(deaf, codes, images)
+    assert measured.matter == 3
+    assert measured.psnr[2] == measured.psnr[3]
+
+
+def test_a_distance_is_measured_for_every_length() -> None:
+    codes = torch.randint(0, 11, (20, 4))
+    images = paint(codes)
+    measured = measure_order(paint, codes, images, distance=lambda painted: float((painted - images).abs().mean()))
+    distances = list(measured.frechet.values())
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] == 0
+    assert measured.frechet_area == pytest.approx(sum(distances) / 4)
+
+
+def test_ssim_is_one_for_equals_and_knows_structure_from_noise() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(4, 3, 16, 16) * 2 - 1
+    torch.testing.assert_close(ssim(images, images), torch.ones(4))
+    assert ssim(torch.rand(4, 3, 16, 16) * 2 - 1, images).max() < 0.3
+    # Two plain greys a and b on a scale from 0 to 1: (2 a b + c) / (a^2 + b^2 + c) with c = 0.01^2.
+    a, b = torch.full((1, 3, 16, 16), 0.2), torch.full((1, 3, 16, 16), -0.4)  # 0.6 and 0.3
+    assert ssim(a, b).item() == pytest.approx((2 * 0.18 + 1e-4) / (0.36 + 0.09 + 1e-4), abs=1e-4)
 
 
 def test_quality_of_a_known_error() -> None:
-    codes = torch.randint(0, 11, (300, 4))
-    quality = reconstruction_quality(paint, codes, paint(codes) + 0.2)
+    codes = torch.randint(0, 11, (300, 16))
+
+    def paint_16(codes: Tensor) -> Tensor:
+        return (codes / 5 - 1).float()[:, None, :, None].expand(-1, 3, -1, 16)
+
+    quality = reconstruction_quality(paint_16, codes, paint_16(codes) + 0.2)
+    assert 0.7 < quality.ssim < 1
     assert quality.psnr == pytest.approx(20, abs=1e-3)
     assert quality.psnr_spread == pytest.approx(0, abs=1e-3)
     assert quality.l1 == pytest.approx(0.2, abs=1e-5)
@@ -64,3 +94,15 @@ def test_use_of_a_codebook_in_closed_form() -> None:
     assert use.used_at == [1, 4]
     p = torch.tensor([10 / 16, 2 / 16, 2 / 16, 2 / 16], dtype=torch.float64)
     assert use.perplexity == pytest.approx(2 ** float(-(p * p.log2()).sum()))
+
+
+def test_information_about_the_class() -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(4).repeat(500)
+    told, noise = labels * 2 + torch.randint(0, 2, (2000,)), torch.randint(0, 500, (2000,))
+    assert information(told, labels) == pytest.approx(2.0, abs=0.02)
+    # 500 codes for 2,000 pictures: counted plainly, chance alone would give more than half a bit.
+    assert information(noise, labels) == pytest.approx(0.0, abs=0.05)
+    use = codebook_use(torch.stack([told, noise], dim=1), 500, labels)
+    assert use.information == [information(told, labels), information(noise, labels)]
+    assert codebook_use(told[:, None], 500, torch.full((2000,), -1)).information == []

@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from svq.evaluation.codebook import CodebookUse
+from svq.evaluation.order import Order
 from svq.evaluation.pictures import save_grid, save_prefixes, save_rows
-from svq.evaluation.plots import plot_order
+from svq.evaluation.plots import plot_codebook, plot_order
 from svq.evaluation.report import Section, write_report
 
 
@@ -40,14 +42,20 @@ def test_prefixes_are_painted_from_their_codes(tmp_path: Path) -> None:
         asked.append(codes.shape[1])
         return torch.zeros(len(codes), 3, 8, 8)
 
-    save_prefixes(tmp_path / "p.png", decode, torch.zeros(5, 36).long(), torch.zeros(5, 3, 8, 8))
+    save_prefixes(tmp_path / "p.png", decode, torch.zeros(5, 36).long(), torch.zeros(5, 3, 8, 8), (1, 4, 12))
     assert asked == [1, 4, 12, 36]
 
 
-def test_a_plot_is_drawn(tmp_path: Path) -> None:
-    plot_order(tmp_path / "o.png", {1: 10.0, 2: 12.0}, [1.0, 0.5])
-    with Image.open(tmp_path / "o.png") as plot:
-        assert plot.width > 500
+def test_plots_have_a_panel_for_each_thing_measured(tmp_path: Path) -> None:
+    order = Order({1: 10.0, 2: 12.0}, 11.0, 2.0, {}, None, [1.0, 0.5], 2)
+    plot_order(tmp_path / "two.png", order)
+    plot_order(tmp_path / "three.png", order._replace(frechet={1: 3.0, 2: 1.0}, frechet_area=2.0))
+    plot_codebook(tmp_path / "codebook.png", CodebookUse(1.0, 8.0, [3.0, 2.0], [8, 4], [0.5, 0.1]), 8)
+    widths = []
+    for name in ("two", "three", "codebook"):
+        with Image.open(tmp_path / f"{name}.png") as plot:
+            widths.append(plot.width)
+    assert widths == [1100, 1650, 1650]
 
 
 class _Images(HTMLParser):
