@@ -69,7 +69,7 @@ def test_ssim_is_one_for_equals_and_knows_structure_from_noise() -> None:
     assert ssim(torch.rand(4, 3, 16, 16) * 2 - 1, images).max() < 0.3
     # Two plain greys a and b on a scale from 0 to 1: (2 a b + c) / (a^2 + b^2 + c) with c = 0.01^2.
     a, b = torch.full((1, 3, 16, 16), 0.2), torch.full((1, 3, 16, 16), -0.4)  # 0.6 and 0.3
-    assert ssim(a, b).item() == pytest.approx((2 * 0.18 + 1e-4) / (0.36 + 0.09 + 1e-4), abs=1e-4)
+    assert ssim(a, b).item() == pytest.approx((2 * 0.18 + 1e-4) / (0.36 + 0.09 + 1e-4), abs=1e-3)
 
 
 def test_quality_of_a_known_error() -> None:

@@ -1,0 +1,1 @@
+"""What docs/results.md was measured with."""

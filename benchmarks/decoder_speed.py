@@ -1,0 +1,109 @@
+"""Speed of the styled decoder against a plain transcription of its equations, and of the encoder against sgemm.
+
+    python -m benchmarks.decoder_speed
+
+Everything runs in this one process, turn by turn; each figure is the median of several rounds. The
+transcription is the one in tests/tokenizer/reference.py that the decoder is proved equal to.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from svq.provenance import versions
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import TokenizerConfig
+from tests.tokenizer import reference
+
+SIDE = 2048  # of the matrices that give the sgemm rate
+
+
+def seconds(*works: Callable[[], object], rounds: int) -> list[float]:
+    """Return the median time of each work; the works take turns, so that a slow spell hits all alike."""
+    times: list[list[float]] = [[] for _ in works]
+    for i in range(rounds + 1):
+        for work, taken in zip(works, times, strict=True):
+            began = time.perf_counter()
+            work()
+            if i:  # the first round is a warm-up
+                taken.append(time.perf_counter() - began)
+    return [statistics.median(taken) for taken in times]
+
+
+def encoder_flops(config: TokenizerConfig, batch: int) -> float:
+    """Return the multiplications and additions of one forward pass of the encoder."""
+    d, n = config.encoder_width, config.patches + config.tokens
+    layer = 2 * n * d * d * (4 + 2 * config.mlp_ratio) + 4 * n * n * d
+    return batch * (config.encoder_depth * layer + 2 * config.patches * 3 * config.patch_size**2 * d)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    width, heads = arguments.width, arguments.width // 64
+    config = TokenizerConfig(
+        encoder_width=width, encoder_depth=6, encoder_heads=heads, decoder_width=width, decoder_heads=heads
+    )
+    model = StyledTokenizer(config)
+    decoder = model.decoder
+    latents = torch.randn(arguments.batch_size, config.tokens, config.latent_dim)
+    images = torch.rand(arguments.batch_size, 3, config.image_size, config.image_size) * 2 - 1
+
+    def transcription(z: Tensor) -> Tensor:
+        return reference.decode(
+            dict(decoder.named_parameters()),
+            z,
+            tokens=config.tokens,
+            plain_layers=config.plain_layers,
+            heads=heads,
+            side=config.image_size // config.patch_size,
+            patch=config.patch_size,
+            convolve=decoder.output,
+        )
+
+    def step(paint: Callable[[Tensor], Tensor]) -> None:
+        decoder.zero_grad()
+        (paint(latents) - images).square().mean().backward()
+
+    a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
+    with torch.no_grad():
+        difference = (decoder(latents) - transcription(latents)).abs().max().item()
+    ours, plain = seconds(lambda: step(decoder), lambda: step(transcription), rounds=arguments.rounds)
+    with torch.inference_mode():
+        forward, forward_plain, encode, sgemm = seconds(
+            lambda: decoder(latents),
+            lambda: transcription(latents),
+            lambda: model.encoder(images),
+            lambda: a @ b,
+            rounds=arguments.rounds,
+        )
+    rate = 2 * SIDE**3 / sgemm
+    result = {
+        "width": width,
+        "image_size": config.image_size,
+        "batch_size": arguments.batch_size,
+        "threads": torch.get_num_threads(),
+        "largest_difference": difference,
+        "training_step_s": round(ours, 4),
+        "training_step_speedup": round(plain / ours, 2),
+        "forward_s": round(forward, 4),
+        "forward_speedup": round(forward_plain / forward, 2),
+        "sgemm_gflops": round(rate / 1e9, 1),
+        "encoder_share_of_sgemm": round(encoder_flops(config, arguments.batch_size) / encode / rate, 3),
+        "versions": versions(),
+    }
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
