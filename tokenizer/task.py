@@ -1,5 +1,6 @@
 """The training step of stage one."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,13 @@ class TokenizerTask(Task):
 
     model: StyledTokenizer
 
-    def __init__(self, config: TokenizerConfig, train: TokenizerTrainConfig, images: ImageSet) -> None:
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        train: TokenizerTrainConfig,
+        images: ImageSet,
+        build: Callable[[TokenizerConfig], StyledTokenizer] = StyledTokenizer,
+    ) -> None:
         if images.image_size != config.image_size:
             raise DataError(f"the pictures have {images.image_size} px, the tokenizer {config.image_size}")
         self.config, self.images = train, images
@@ -38,7 +45,7 @@ class TokenizerTask(Task):
             )
         self.size = len(self.training)
         self.held_out = to_float(images.batch(held_out))
-        self.model = build_seeded(train.seed, lambda: StyledTokenizer(config))
+        self.model = build_seeded(train.seed, lambda: build(config))
         self.model_config = config.model_dump(mode="json")
         self.identity = {"data": images.fingerprint}
 

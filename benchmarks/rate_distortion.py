@@ -1,0 +1,93 @@
+"""The styled decoder against two other ways to use 36 codes: equal bits, equal data, equal time.
+
+    python -m benchmarks.rate_distortion --minutes 8 --seeds 0 1 2 --out runs/rate_distortion
+
+First each model's speed is measured; then each trains on as many images as it can see in the given time.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.baselines import RasterVQ, TiTokArrangement
+from svq.data import open_images
+from svq.evaluation.fid import distance_to
+from svq.evaluation.order import measure_order
+from svq.evaluation.pictures import save_prefixes
+from svq.provenance import versions
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.presets import PRESETS
+from svq.tokenizer.task import TokenizerTask
+from svq.training.checkpoint import find, load_model
+from svq.training.config import TrainConfig
+from svq.training.optimizer import build_optimizers
+from svq.training.runs import train_run
+from svq.training.settings import resolve
+
+MODELS = {"styled": StyledTokenizer, "titok": TiTokArrangement, "raster": RasterVQ}
+
+
+def images_per_second(task: TokenizerTask, config: TrainConfig, seconds: float = 15.0) -> float:
+    """Return how fast a task trains, quantizer and optimizer included."""
+    optimizers = build_optimizers(task.model, config.optimizer)
+    indices, rounds = torch.arange(config.batch_size), 0
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        task.losses(task.batch(indices), progress=1.0).total.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        rounds += 1
+        if rounds == 2:  # the first two are a warm-up
+            began = time.perf_counter()
+    return (rounds - 2) * config.batch_size / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--data", default="openmoji")
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    parser.add_argument("--out", type=Path, default=Path("runs/rate_distortion"))
+    arguments = parser.parse_args()
+
+    results = []
+    for name in arguments.models:
+        for seed in arguments.seeds:
+            build, out = MODELS[name], arguments.out / f"{name}-{seed}"
+            settings = resolve(PRESETS["nano"](), assignments=arguments.assignments, options={"train.seed": seed})
+            images = open_images(arguments.data, settings.model.image_size)
+            speed = images_per_second(TokenizerTask(settings.model, settings.train, images, build), settings.train)
+            count = int(speed * 60 * arguments.minutes)
+            settings = resolve(settings, options={"train.images": count, "train.evaluate_every": count})
+            task = TokenizerTask(settings.model, settings.train, images, build)
+            run = train_run(name, task, settings.train, out)
+            model = load_model(find(out), lambda _: build(settings.model)).eval()  # noqa: B023
+            originals = task.held_out
+            codes = torch.cat([model.encode(part) for part in originals.split(128)])
+            measured = measure_order(model.decode, codes, originals, distance_to(originals, "random-conv"))
+            save_prefixes(out / "prefixes.png", model.decode, codes, originals, (1, 2, 4, 8, 16, 24))
+            results.append(
+                {
+                    "model": name,
+                    "seed": seed,
+                    "parameters": run["parameters"],
+                    "images": count,
+                    "images_per_s": round(speed, 1),
+                    "seconds": run["seconds"],
+                    **measured._asdict(),
+                }
+            )
+            report = {"minutes": arguments.minutes, "set": arguments.assignments, "data": task.identity["data"]}
+            (arguments.out / "results.json").write_text(
+                json.dumps({**report, "results": results, "versions": versions()}, indent=1)
+            )
+
+
+if __name__ == "__main__":
+    main()
