@@ -50,7 +50,7 @@ def options(
 
 def main() -> None:
     """Run the command line. Bad input ends with one line on stderr and exit code 2."""
-    # torch-fidelity defines its Inception network with torch.jit.script; the user can do nothing about that.
+    # x-transformers uses torch.jit.script; the user can do nothing about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]

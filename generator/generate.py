@@ -27,6 +27,9 @@ from svq.training.checkpoint import fingerprint, replace
 from svq.training.device import choose_device
 
 SHOWN = 64
+# Fewer rows than about 16 go to other kernels, which sum in another order: a picture would depend on its batch, by
+# 1/255 in a pixel here and there. Smaller batches are filled up.
+SMALLEST_BATCH = 32
 
 
 def paint(
@@ -37,7 +40,7 @@ def paint(
     sampling: SamplingConfig,
     batch_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of codes (b, 36) int64 and their pictures (b, 3, S, S) uint8, n in all.
+    """Yield batches of codes (b, 36) int64 and their pictures (b, 3, S, S) uint8, n in all, at least 32 at a time.
 
     Raises:
         CheckpointError: the generator was trained on another tokenizer's codes.
@@ -50,16 +53,18 @@ def paint(
     label = label_of(generator, sampling.class_name)
     device = choose_device()
     generator.to(device), tokenizer.to(device)
+    batch_size = max(batch_size, SMALLEST_BATCH)
     for first in range(0, n, batch_size):
         count = min(batch_size, n - first)
+        rows = max(count, SMALLEST_BATCH)
         codes = generator.sample(
-            count,
+            rows,
             seed,
-            labels=torch.full((count,), label),
+            labels=torch.full((rows,), label),
             first=first,
             **sampling.model_dump(exclude={"class_name"}),
         )
-        yield codes, to_uint8(tokenizer.decode(codes.to(device))).cpu()
+        yield codes[:count], to_uint8(tokenizer.decode(codes.to(device)))[:count].cpu()
 
 
 def label_of(generator: Generator, name: str | None) -> int:

@@ -51,10 +51,12 @@ def test_pictures_a_grid_and_a_record(generator: Generator, tokenizer: StyledTok
 
 
 def test_the_batch_size_does_not_matter(generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path) -> None:
-    for batch_size in (1, 3, 64):
-        generate(generator, tokenizer, tmp_path / str(batch_size), 10, seed=3, batch_size=batch_size)
-    for batch_size in (1, 3):
+    for batch_size in (1, 3, 33, 40, 64):
+        generate(generator, tokenizer, tmp_path / str(batch_size), 70, seed=3, batch_size=batch_size)
+    for batch_size in (1, 3, 33, 40):
         np.testing.assert_array_equal(pixels(tmp_path / str(batch_size)), pixels(tmp_path / "64"))
+    generate(generator, tokenizer, tmp_path / "fewer", 5, seed=3)
+    np.testing.assert_array_equal(pixels(tmp_path / "fewer"), pixels(tmp_path / "64")[:5])
 
 
 def test_a_second_result_replaces_the_first(generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path) -> None:
