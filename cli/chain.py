@@ -37,8 +37,10 @@ MEASURED = 128  # held-out pictures, at most
 class Chain:
     """Pictures -> tokenizer -> codes -> generator -> samples -> report, all in one folder."""
 
-    def __init__(self, images: ImageSet, tokenizer: TokenizerSettings, generator: GeneratorSettings, out: Path) -> None:
-        self.images, self.first, self.second, self.out = images, tokenizer, generator, out
+    def __init__(
+        self, images: ImageSet, tokenizer: TokenizerSettings, generator: GeneratorSettings, out: Path, command: str
+    ) -> None:
+        self.images, self.first, self.second, self.out, self.command = images, tokenizer, generator, out, command
 
     def run(self) -> dict[str, Any]:
         """Run all stages, or what is left of them, and return the metrics as in ``metrics.json``."""
@@ -74,6 +76,7 @@ class Chain:
             },
             "seconds_by_stage": {"tokenizer": first["seconds"], "generator": second["seconds"]},
             "data": {"source": self.images.name, "fingerprint": self.images.fingerprint},
+            "command": self.command,
             "versions": versions(),
         }
         (self.out / "metrics.json").write_text(json.dumps(result, indent=1))
@@ -166,6 +169,6 @@ class Chain:
             ),
             numbers=result["numbers"],
             sections=sections,
-            command=f"svq quickstart --data {self.images.name} --seed {self.first.train.seed} --out {self.out}",
+            command=self.command,
             provenance={"data": self.images.fingerprint[:16], **result["versions"]},
         )

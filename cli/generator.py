@@ -52,11 +52,11 @@ def train(
 
     named = {"train.images": images, "train.batch_size": batch_size, "train.seed": seed}
     settings = resolve(preset_named(PRESETS, preset), config, assignments or [], named)
-    sentences = load_codes(last("codes", codes))
-    painter = StyledTokenizer.from_pretrained(last("tokenizer", tokenizer))
-    task = GeneratorTask(settings.model, settings.train, sentences, painter)
+    paths = {"codes": last("codes", codes), "tokenizer": last("tokenizer", tokenizer)}
+    painter = StyledTokenizer.from_pretrained(paths["tokenizer"])
+    task = GeneratorTask(settings.model, settings.train, load_codes(paths["codes"]), painter)
     result = train_run("generator", task, settings.train, out)
-    remember(generator=out)
+    remember(generator=out, **paths)
     nats = f"{result['metrics']['validation_nats']:.3f} nats per code"
     show(result, {"held out": nats, "run": str(out), "next": "svq generate --n 1000"}, as_json)
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from svq.cli.output import say
 from svq.errors import UserError
 
 MAKERS = {
@@ -11,6 +12,9 @@ MAKERS = {
     "generator": "svq generator train",
     "samples": "svq generate",
 }
+
+
+SHIPPED = {"tokenizer": "openmoji-32"}
 
 
 def _file() -> Path:
@@ -38,11 +42,14 @@ def last(kind: str, given: Path | None) -> Path:
     """Return the path given, or that of the last result of the kind.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is neither, and none of the kind comes with svq.
     """
     if given is not None:
         return given
     path = Path(_read().get(kind, f"runs/{kind}"))
+    if not path.exists() and kind in SHIPPED:
+        say(f"no {kind} of your own yet: '{SHIPPED[kind]}', which comes with svq, is used")
+        return Path(SHIPPED[kind])
     if not path.exists():
         option = {"samples": "--samples", "codes": "--codes"}.get(kind, f"--{kind}")
         raise UserError(

@@ -1,5 +1,6 @@
 """The whole chain in one command."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,9 @@ def quickstart(
     second = resolve(GENERATORS["nano"](), options={"train.images": sequences, "train.seed": seed})
     pictures = open_images(data, first.model.image_size)
     announce(pictures)
-    result = Chain(pictures, first, second, out).run()
+    given = {"data": data, "images": images, "sequences": sequences, "seed": first.train.seed, "out": out}
+    words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
+    result = Chain(pictures, first, second, out, shlex.join(["svq", "quickstart", *words])).run()
     remember(
         tokenizer=out / "tokenizer",
         codes=out / "codes.safetensors",

@@ -20,10 +20,15 @@ TRAIN_EXAMPLES = """
 
 [cyan]svq tokenizer train --set model.quantizer.kind=vq --set train.truncated_share=0[/cyan]
 """
+EXPORT_EXAMPLES = """
+[bold]Examples[/bold]
+
+[cyan]svq tokenizer export --out my-tokenizer[/cyan]
+"""
 TOKENIZE_EXAMPLES = """
 [bold]Examples[/bold]
 
-[cyan]svq tokenize[/cyan] — what the last tokenizer was trained on
+[cyan]svq tokenize[/cyan] — OpenMoji, by the last tokenizer
 
 [cyan]svq tokenize --tokenizer runs/photos --data photos/ --out photos.safetensors[/cyan]
 """
@@ -56,6 +61,26 @@ def train(
     remember(tokenizer=out)
     metrics = {name: f"{value:.2f} dB" for name, value in result["metrics"].items()}
     show(result, {**metrics, "run": str(out), "next": "svq tokenize"}, as_json)
+
+
+@app.command(epilog=EXPORT_EXAMPLES)
+def export(
+    tokenizer: options.TokenizerRun = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("runs/tokenizer-export"),
+    half: Annotated[bool, typer.Option("--half/--full", help="Weights as float16, or as they are.")] = True,
+    as_json: options.Json = False,
+) -> None:
+    """Write a trained tokenizer as a small folder to give away, without training state."""
+    from svq.errors import UserError
+    from svq.tokenizer.export import export as write_export
+    from svq.training.checkpoint import fingerprint
+
+    if out.exists():
+        raise UserError(f"{out} exists already; give another --out")
+    model = write_export(last("tokenizer", tokenizer), out, half)
+    size = sum(p.stat().st_size for p in out.iterdir())
+    result = {"out": out, "bytes": size, "fingerprint": fingerprint(model)}
+    show(result, {"folder": str(out), "size": f"{size / 2**20:.1f} MiB"}, as_json)
 
 
 def tokenize(

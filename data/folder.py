@@ -89,7 +89,7 @@ def open_folder(path: Path, size: int) -> ImageSet:
             if part.exists():
                 stat = part.stat()
                 listing.update(f"{part.relative_to(path)}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-    return cached(f"folder {path}", f"folder|{listing.hexdigest()}", size, _items(path, files))
+    return cached(str(path), f"folder|{listing.hexdigest()}", size, _items(path, files))
 
 
 def _items(root: Path, files: list[Path]) -> Iterator[Item]:

@@ -36,6 +36,14 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result["order"]["psnr"].keys() == {str(k) for k in range(1, 37)}
     assert json.loads((tmp_path / "runs/quickstart/metrics.json").read_text())["numbers"] == result["numbers"]
 
+    assert (
+        f"svq quickstart --data {folder} --images 128 --sequences 128 --seed 0"
+        in (tmp_path / "runs/quickstart/report.html").read_text()
+    )
+
+    # Run again, it trains nothing and finds the same.
+    assert svq(f"quickstart --data {folder} --images 128 --sequences 128")["numbers"] == result["numbers"]
+
     # What comes after a quickstart needs no other argument.
     generated = svq("generate --n 70")
     assert generated["count"] == 70
@@ -56,6 +64,9 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     # Stage by stage, the same again.
     trained = svq(f"tokenizer train --data {folder} --images 128 --batch-size 64 --out t")
     assert trained["metrics"]["psnr_36"] == pytest.approx(result["order"]["psnr"]["36"], abs=0.01)
+    exported = svq("tokenizer export --tokenizer t --out e")
+    assert exported["bytes"] < 7_000_000
+    assert svq(f"eval recon --tokenizer e --data {folder}")["psnr"] == pytest.approx(recon["psnr"], abs=0.05)
     written = svq(f"tokenize --data {folder} --out c.safetensors")
     assert written["count"] == 64
     second = svq("generator train --images 128 --out g")

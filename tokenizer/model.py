@@ -14,6 +14,8 @@ from svq.tokenizer.layers import initialise
 from svq.tokenizer.quantizer import PositionNorm, build_quantizer
 from svq.training.checkpoint import load_model, save_model
 
+PRETRAINED = Path(__file__).parent / "pretrained"  # tokenizers that come with svq, by name
+
 
 class Reconstruction(NamedTuple):
     """Pictures (B, 3, S, S) painted from their own latents, and what the losses need."""
@@ -107,7 +109,17 @@ class StyledTokenizer(nn.Module):
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "StyledTokenizer":
-        """Load the averaged weights of a run, a checkpoint or a saved model, ready for use on the CPU."""
+        """Load a tokenizer, ready for use on the CPU.
+
+        Args:
+            path: the folder of a run, a checkpoint or a saved model, or the name of one that comes with svq.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged.
+        """
+        packaged = PRETRAINED / str(path)
+        if not Path(path).exists() and packaged.is_dir():
+            path = packaged
         return load_model(path, lambda config: cls(TokenizerConfig.model_validate(config))).eval()
 
     def save_pretrained(self, path: str | Path) -> None:

@@ -149,12 +149,31 @@ def load_model(path: str | Path, build: Callable[[Any], Model]) -> Model:
     return model
 
 
-def save_model(path: str | Path, model: nn.Module, config: dict[str, Any]) -> None:
-    """Publish a model without training state; `load_model` reads it."""
+def save_model(
+    path: str | Path,
+    model: nn.Module,
+    config: dict[str, Any],
+    half: bool = False,
+    texts: Mapping[str, str] | None = None,
+) -> None:
+    """Publish a model without training state; `load_model` reads it.
+
+    Args:
+        path: the folder.
+        model: the model.
+        config: what it is built from.
+        half: write parameters as float16; buffers stay as they are.
+        texts: further files by name, such as a model card.
+    """
+    tensors = dict(model.state_dict())
+    if half:
+        tensors |= {name: parameter.half() for name, parameter in model.named_parameters()}
 
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config, indent=1))
-        write_tensors(folder / "model.safetensors", model.state_dict())
+        write_tensors(folder / "model.safetensors", tensors)
+        for name, text in (texts or {}).items():
+            (folder / name).write_text(text)
 
     publish(Path(path), write)
 

@@ -13,7 +13,6 @@ MISTAKES = {
     "tokenizer train --images many": "expected a whole number above 0 such as 3000, 200k or 1.5M, got 'many'",
     "tokenizer train --batch-size 0": "--batch-size",
     "tokenizer train --config none.yaml": "none.yaml cannot be read",
-    "tokenize": "no tokenizer yet: there is nothing at runs/tokenizer; make one with 'svq tokenizer train'",
     "tokenize --tokenizer nowhere": "no checkpoint in nowhere",
     "tokenize --split test": "'test' is not one of 'train', 'val', 'all'",
     "generator train": "no codes yet",
@@ -21,7 +20,8 @@ MISTAKES = {
     "generate --n 0": "--n",
     "eval fid --features random-conv": "no samples yet",
     "eval fid --weights none.pth": "no file of Inception weights at none.pth",
-    "eval recon": "no tokenizer yet",
+    "eval recon --tokenizer nowhere": "no checkpoint in nowhere",
+    "tokenizer export --tokenizer nowhere": "no checkpoint in nowhere",
     "data pack nowhere": "no data source 'nowhere'",
     "data verify none.rec": "no such file: none.rec",
     "data info idx:.": "no file train-images-idx3-ubyte",
@@ -46,7 +46,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(command: str, tmp_path: Path) -> 
 
 
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
-    for arguments in (["--debug", "tokenize"], ["tokenize", "--debug"]):
+    for arguments in (["--debug", "generate"], ["generate", "--debug"]):
         done = svq(*arguments, cwd=tmp_path)
         assert done.returncode != 0
         assert "Traceback" in done.stderr

@@ -15,6 +15,7 @@ COMMANDS = [
     ["data", "verify"],
     ["data", "info"],
     ["tokenizer", "train"],
+    ["tokenizer", "export"],
     ["tokenize"],
     ["generator", "train"],
     ["generate"],

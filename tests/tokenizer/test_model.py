@@ -8,6 +8,7 @@ import torch
 from svq.errors import CheckpointError, UserError
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import KMeansConfig, TokenizerConfig
+from svq.training.checkpoint import save_model
 
 
 @pytest.fixture
@@ -54,6 +55,19 @@ def test_a_saved_tokenizer_is_the_same(tokenizer: StyledTokenizer, tmp_path: Pat
     assert torch.equal(loaded.encode(images), tokenizer.encode(images))
     codes = torch.randint(0, 1000, (2, 8))
     assert torch.equal(loaded.decode(codes), tokenizer.decode(codes))
+
+
+def test_half_precision_is_half_as_large_and_nearly_the_same(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    config = tokenizer.config.model_dump(mode="json")
+    for name, half in (("full", False), ("half", True)):
+        save_model(tmp_path / name, tokenizer, config, half=half, texts={"card.md": "hello"})
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.65 * sizes[0]
+    loaded = StyledTokenizer.from_pretrained(tmp_path / "half")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    codes = torch.randint(0, 1000, (4, 8))
+    torch.testing.assert_close(loaded.decode(codes), tokenizer.decode(codes), atol=0.02, rtol=0.02)
+    assert (tmp_path / "half" / "card.md").read_text() == "hello"
 
 
 def test_a_codebook_that_was_never_started_is_named(config: TokenizerConfig) -> None:

@@ -1,0 +1,30 @@
+"""From a run to a small folder that can be given away: weights in half precision, and where they came from.
+
+config.json, model.safetensors, manifest.json    what `StyledTokenizer.from_pretrained` reads
+run.json                                         settings, data fingerprint and versions of the run
+log.jsonl                                        its log
+"""
+
+from pathlib import Path
+
+from svq.tokenizer.model import StyledTokenizer
+from svq.training.checkpoint import find, save_model
+
+
+def export(run: Path, out: Path, half: bool = True) -> StyledTokenizer:
+    """Write the averaged weights of a run's newest checkpoint into a folder, and return what is read from it.
+
+    Args:
+        run: the folder of a run, or of a checkpoint.
+        out: the folder to write; it appears when it is complete.
+        half: write the parameters as float16.
+
+    Raises:
+        CheckpointError: there is no checkpoint, or it is damaged.
+    """
+    checkpoint = find(run)
+    model = StyledTokenizer.from_pretrained(checkpoint)
+    sources = {"run.json": checkpoint / "state" / "run.json", "log.jsonl": run / "log.jsonl"}
+    texts = {name: path.read_text() for name, path in sources.items() if path.is_file()}
+    save_model(out, model, model.config.model_dump(mode="json"), half, texts)
+    return StyledTokenizer.from_pretrained(out)
