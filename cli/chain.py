@@ -14,7 +14,7 @@ from svq.data.imageset import ImageSet, to_float
 from svq.evaluation.codebook import codebook_use
 from svq.evaluation.fid import PictureSet, distance
 from svq.evaluation.order import measure_order
-from svq.evaluation.pictures import prefix_name, save_prefixes
+from svq.evaluation.pictures import PREFIXES, prefix_name, save_prefixes
 from svq.evaluation.plots import plot_order
 from svq.evaluation.report import Section, write_report
 from svq.generator import Generator
@@ -91,7 +91,7 @@ class Chain:
         with bar("measure", 2 * self.first.model.tokens * len(chosen)) as advance:
             order = measure_order(tokenizer.decode, held_out, originals, advance=advance)
         plot_order(self.out / "order.png", order)
-        save_prefixes(self.out / "reconstructions.png", tokenizer.decode, held_out, originals, (1, 4, 12))
+        save_prefixes(self.out / "reconstructions.png", tokenizer.decode, held_out, originals, PREFIXES)
         return {
             "order": order._asdict(),
             "codebook": codebook_use(rows, codes.codebook_size)._asdict(),
@@ -120,7 +120,7 @@ class Chain:
     def _numbers(self, metrics: dict[str, Any], generator: dict[str, float]) -> dict[str, str]:
         order, use, tokens = metrics["order"], metrics["codebook"], self.first.model.tokens
         size = self.first.model.quantizer.codebook_size
-        psnr = {k: order["psnr"][k] for k in (1, 4, 12, tokens) if k <= tokens}
+        psnr = {k: order["psnr"][k] for k in (*PREFIXES, tokens)}
         samples, held_out = (metrics["distance"][f"frechet_random_conv_{part}"] for part in ("samples", "held_out"))
         return {
             **{f"PSNR, held-out, {prefix_name(k)}": f"{value:.2f} dB" for k, value in psnr.items()},

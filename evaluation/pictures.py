@@ -11,6 +11,7 @@ from torchvision.utils import make_grid
 from svq.evaluation.reconstruction import Decode
 
 PADDING = 2
+PREFIXES = (1, 4, 12)  # numbers of codes that show a picture growing, before all of them
 SMALLEST = 64  # pictures are enlarged, pixel by pixel, to at least this side
 
 

@@ -6,23 +6,28 @@ from svq.generator.sampling import Schedule, TopK
 from svq.training.config import Config, TrainConfig
 
 
-class GeneratorConfig(Config):
-    """Shapes of the GPT, and what its codes mean."""
+class GeneratorShape(Config):
+    """The shape of the GPT; all that a user chooses."""
 
-    codebook_size: PositiveInt = 1024
-    tokens: PositiveInt = 36
-    classes: tuple[str, ...] = Field((), description="names of the classes; empty: unconditional")
-    tokenizer: str = Field("", description="fingerprint of the tokenizer whose codes these are")
     width: PositiveInt = 768
     depth: PositiveInt = 12
     heads: PositiveInt = 12
     dropout: float = Field(0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _shapes_fit(self) -> "GeneratorConfig":
+    def _shapes_fit(self) -> "GeneratorShape":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         return self
+
+
+class GeneratorConfig(GeneratorShape):
+    """A GPT, and what its codes mean; that comes from the file of codes."""
+
+    codebook_size: PositiveInt = 1024
+    tokens: PositiveInt = 36
+    classes: tuple[str, ...] = Field((), description="names of the classes; empty: unconditional")
+    tokenizer: str = Field("", description="fingerprint of the tokenizer whose codes these are")
 
 
 class SamplingConfig(Config):
@@ -47,5 +52,5 @@ class GeneratorTrainConfig(TrainConfig):
 class GeneratorSettings(Config):
     """A generator and how to train it."""
 
-    model: GeneratorConfig
+    model: GeneratorShape
     train: GeneratorTrainConfig

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from svq.data.imageset import to_uint8
+from svq.data.imageset import to_float, to_uint8
 from svq.data.sources import GENERATED
 from svq.errors import CheckpointError, UserError, nearest
 from svq.evaluation.pictures import save_grid
@@ -40,16 +40,11 @@ def paint(
     sampling: SamplingConfig,
     batch_size: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield batches of codes (b, 36) int64 and their pictures (b, 3, S, S) uint8, n in all, at least 32 at a time.
+    """Yield batches of codes (b, 36) int64 and pictures (b, 3, S, S) uint8, n in all; b is 32 or more, or the rest.
 
     Raises:
-        CheckpointError: the generator was trained on another tokenizer's codes.
         UserError: the class is unknown.
     """
-    if generator.config.tokenizer != fingerprint(tokenizer):
-        raise CheckpointError(
-            "this generator was trained on the codes of another tokenizer; name theirs with --tokenizer"
-        )
     label = label_of(generator, sampling.class_name)
     device = choose_device()
     generator.to(device), tokenizer.to(device)
@@ -104,6 +99,12 @@ def generate(
     sampling = sampling or SamplingConfig()
     if out.exists() and not (out / GENERATED).is_file() and any(out.iterdir()):
         raise UserError(f"{out} holds other files, which would be lost; give another --out")
+    marks = {"tokenizer": fingerprint(tokenizer), "generator": fingerprint(generator)}
+    if generator.config.tokenizer != marks["tokenizer"]:
+        raise CheckpointError(
+            "this generator was trained on the codes of another tokenizer; name theirs with --tokenizer"
+        )
+    label_of(generator, sampling.class_name)  # an unknown class is found before anything is written
     work = out.parent / f".{out.name}.writing"
     shutil.rmtree(work, ignore_errors=True)
     (work / "images").mkdir(parents=True)
@@ -114,18 +115,18 @@ def generate(
             written += 1
         shown.append(images[: max(0, SHOWN - written + len(images))])
         advance(len(images))
-    save_grid(work / "grid.png", torch.cat(shown).float() / 127.5 - 1)
+    save_grid(work / "grid.png", to_float(torch.cat(shown)))
     record = {
         "count": n,
         "seed": seed,
         "sampling": sampling.model_dump(mode="json"),
         "image_size": tokenizer.config.image_size,
         "tokenizer": {
-            "fingerprint": fingerprint(tokenizer),
+            "fingerprint": marks["tokenizer"],
             "config": tokenizer.config.model_dump(mode="json"),
         },
         "generator": {
-            "fingerprint": fingerprint(generator),
+            "fingerprint": marks["generator"],
             "config": generator.config.model_dump(mode="json"),
         },
         "versions": versions(),

@@ -4,6 +4,7 @@ What is special: the condition is the first token. The vocabulary is the codeboo
 means "any picture" and begins an unconditional sentence, then one token for each class.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Generator(nn.Module):
         logits, cache = self.net(code[:, None], cache=cache, input_not_include_cache=True, return_intermediates=True)
         return logits[:, -1], cache
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         n: int,
@@ -110,7 +111,7 @@ class Generator(nn.Module):
         device, tokens = next(self.parameters()).device, self.config.tokens
         labels = torch.full((n,), -1) if labels is None else labels
         prefix = torch.empty((n, 0), dtype=torch.int64) if prefix is None else prefix
-        self._check(n, labels, prefix)
+        self._check(n, labels, prefix, temperature, top_k, top_p, min_p, guidance)
         labels, codes = labels.to(device), prefix.to(device)
         noise = image_noise(seed, first, n, tokens).to(device)  # (n, 36)
         guided = any(at_position(guidance, i) != 1 for i in range(tokens)) and bool((labels >= 0).any())
@@ -141,8 +142,16 @@ class Generator(nn.Module):
                 logits, cache = self.decode_next(both(code), cache)
         return codes.cpu()
 
-    def _check(self, n: int, labels: Tensor, prefix: Tensor) -> None:
+    def _check(self, n: int, labels: Tensor, prefix: Tensor, *schedules: Schedule | TopK) -> None:
         classes, size, tokens = len(self.config.classes), self.config.codebook_size, self.config.tokens
+        if self.training:
+            raise UserError("sampling in training mode would drop units at random; call .eval() first")
+        for schedule in schedules:
+            if isinstance(schedule, Sequence) and len(schedule) != tokens:
+                raise UserError(f"expected a schedule of {tokens} numbers, one for each position, got {len(schedule)}")
+        guidance = schedules[-1]
+        if guidance != 1 and bool((labels < 0).all()):
+            raise UserError("guidance needs a class to guide to; give labels")
         if labels.shape != (n,) or (n and not (int(labels.min()) >= -1 and int(labels.max()) < classes)):
             raise UserError(f"expected {n} labels from -1 to {classes - 1}, got {labels.tolist()[:8]}")
         if prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > tokens:

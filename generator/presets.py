@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from svq.generator.config import GeneratorConfig, GeneratorSettings, GeneratorTrainConfig
+from svq.generator.config import GeneratorSettings, GeneratorShape, GeneratorTrainConfig
 from svq.training.config import OptimizerConfig
 
 
 def nano() -> GeneratorSettings:
     """For the quickstart: minutes on a CPU."""
     return GeneratorSettings(
-        model=GeneratorConfig(width=128, depth=4, heads=4, dropout=0.2),
+        model=GeneratorShape(width=128, depth=4, heads=4, dropout=0.2),
         train=GeneratorTrainConfig(
             images=50_000,
             batch_size=64,
@@ -23,7 +23,7 @@ def nano() -> GeneratorSettings:
 def tiny() -> GeneratorSettings:
     """An hour on a CPU."""
     return GeneratorSettings(
-        model=GeneratorConfig(width=256, depth=6, heads=4, dropout=0.2),
+        model=GeneratorShape(width=256, depth=6, heads=4, dropout=0.2),
         train=GeneratorTrainConfig(
             images=1_000_000,
             batch_size=64,
@@ -35,12 +35,12 @@ def tiny() -> GeneratorSettings:
 
 
 def small() -> GeneratorSettings:
-    """For one GPU."""
+    """For a GPU; the shape is settled, training it is not."""
     return _full_size(width=512, depth=12, heads=8, images=20_000_000)
 
 
 def base() -> GeneratorSettings:
-    """For a few GPUs."""
+    """For several GPUs one day; the shape is settled, training it is not."""
     return _full_size(width=768, depth=12, heads=12, images=50_000_000)
 
 
@@ -51,7 +51,7 @@ def seed() -> GeneratorSettings:
 
 def _full_size(width: int, depth: int, heads: int, images: int) -> GeneratorSettings:
     return GeneratorSettings(
-        model=GeneratorConfig(width=width, depth=depth, heads=heads),
+        model=GeneratorShape(width=width, depth=depth, heads=heads),
         train=GeneratorTrainConfig(
             images=images,
             batch_size=512,

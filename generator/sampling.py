@@ -48,7 +48,8 @@ def code_probabilities(
     Raises:
         UserError: an argument is out of range.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or not 0 <= min_p <= 1 or (top_k is not None and top_k < 1):
+    in_range = 0 <= temperature < float("inf") and 0 < top_p <= 1 and 0 <= min_p <= 1
+    if not in_range or (top_k is not None and top_k < 1):
         raise UserError(
             "expected temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1, "
             f"got {temperature}, {top_k}, {top_p} and {min_p}"
@@ -56,7 +57,8 @@ def code_probabilities(
     logits = logits.double()
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
-    p = (logits / temperature).softmax(1)  # (B, K)
+    # The largest becomes 0 first: divided by a tiny temperature, the others become -inf and nothing becomes NaN.
+    p = ((logits - logits.max(1, keepdim=True).values) / temperature).softmax(1)  # (B, K)
     ranked, order = p.sort(dim=1, descending=True, stable=True)
     keep = ranked >= min_p * ranked[:, :1]
     keep &= ranked.cumsum(1) - ranked < top_p  # the code that passes top_p is still in

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from svq.data.codes import Codes
 from svq.errors import CheckpointError, DataError
 from svq.evaluation.pictures import save_grid
-from svq.generator.config import GeneratorConfig, GeneratorTrainConfig
+from svq.generator.config import GeneratorConfig, GeneratorShape, GeneratorTrainConfig
 from svq.generator.model import Generator
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.checkpoint import fingerprint
@@ -25,28 +25,30 @@ class GeneratorTask(Task):
     model: Generator
 
     def __init__(
-        self, config: GeneratorConfig, train: GeneratorTrainConfig, codes: Codes, tokenizer: StyledTokenizer
+        self, shape: GeneratorShape, train: GeneratorTrainConfig, codes: Codes, tokenizer: StyledTokenizer
     ) -> None:
         if codes.tokenizer != fingerprint(tokenizer):
             raise CheckpointError(
                 "these codes were written by another tokenizer; name theirs with --tokenizer, "
                 "or run 'svq tokenize' again"
             )
-        if codes.validation.all():
-            raise DataError("all of these codes are held out; write some to train on with 'svq tokenize --split all'")
+        if codes.validation.all() or not codes.validation.any():
+            raise DataError(
+                f"of these {len(codes)} codes, {int(codes.validation.sum())} are held out; "
+                "some to train on and some held out are both needed, write them with 'svq tokenize --split all'"
+            )
         self.config, self.tokenizer = train, tokenizer
         rows, labels = torch.from_numpy(codes.codes.astype("int64")), torch.from_numpy(codes.labels)
         held_out = torch.from_numpy(codes.validation)
         self.codes, self.labels = rows[~held_out], labels[~held_out]
-        self.held_out = (rows[held_out], labels[held_out]) if held_out.any() else (self.codes, self.labels)
+        self.held_out = rows[held_out], labels[held_out]
         self.size = len(self.codes)
-        config = config.model_copy(
-            update={
-                "codebook_size": codes.codebook_size,
-                "tokens": codes.codes.shape[1],
-                "classes": codes.classes,
-                "tokenizer": codes.tokenizer,
-            }
+        config = GeneratorConfig(
+            **shape.model_dump(),
+            codebook_size=codes.codebook_size,
+            tokens=codes.codes.shape[1],
+            classes=codes.classes,
+            tokenizer=codes.tokenizer,
         )
         self.model = build_seeded(train.seed, lambda: Generator(config))
         self.model_config = config.model_dump(mode="json")

@@ -9,7 +9,7 @@ images = tokenizer.decode(codes)          # (B, 3, S, S) in [-1, 1]
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from svq.errors import CheckpointError, ConfigError, DataError, UserError
+from svq.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
 
 if TYPE_CHECKING:
     from svq.data import open_images
@@ -22,6 +22,7 @@ __all__ = [
     "DataError",
     "Generator",
     "StyledTokenizer",
+    "TrainingError",
     "UserError",
     "open_images",
 ]

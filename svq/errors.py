@@ -16,6 +16,10 @@ class CheckpointError(UserError):
     """A checkpoint or a file of codes is missing, damaged, or does not fit the rest."""
 
 
+class TrainingError(UserError):
+    """Training cannot go on as it was asked for."""
+
+
 class ConfigError(UserError):
     """A configuration has an unknown key or a value out of range."""
 

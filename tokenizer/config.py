@@ -46,7 +46,10 @@ class SimVQConfig(Config):
 
 
 class KMeansConfig(Config):
-    """Codes by k-means on the latents, once and for all, when the continuous part of training is over."""
+    """Codes by k-means on the latents, once and for all, when the continuous part of training is over.
+
+    Meant for a finished VAE: ``continuous_share`` 1. Begun earlier, the encoder moves on while the codes stay.
+    """
 
     kind: Literal["kmeans"] = "kmeans"
     codebook_size: PositiveInt = 1024
@@ -119,6 +122,15 @@ class TokenizerTrainConfig(TrainConfig):
     flip: bool = Field(True, description="mirror half of the training pictures")
     evaluation_images: PositiveInt = Field(512, description="held-out pictures to evaluate on, at most")
 
+    @model_validator(mode="after")
+    def _quantization_is_reached(self) -> "TokenizerTrainConfig":
+        if self.continuous_share < 1 and self.continuous_share + self.ramp_share > 1:
+            raise ValueError(
+                f"continuous_share {self.continuous_share} + ramp_share {self.ramp_share} is more than 1: the run "
+                "would end before all pictures are quantized; lower one of them, or set continuous_share to 1"
+            )
+        return self
+
     def quantized_share(self, progress: float) -> float:
         """Return the share of pictures to quantize when `progress`, a share of the run, is done."""
         if self.continuous_share == 1 or progress < self.continuous_share:
@@ -133,3 +145,9 @@ class TokenizerSettings(Config):
 
     model: TokenizerConfig
     train: TokenizerTrainConfig
+
+    @model_validator(mode="after")
+    def _batch_has_statistics(self) -> "TokenizerSettings":
+        if self.model.normalize == "position" and self.train.batch_size < 2:
+            raise ValueError("train.batch_size 1 has no statistics to normalise latents by; give 2 or more")
+        return self

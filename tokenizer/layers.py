@@ -92,7 +92,7 @@ class StyledLayer(nn.Module):
         """Take two conditions into the token sequence.
 
         Args:
-            x: tokens (B, N, D); placeholders come first.
+            x: tokens (B, N, D); placeholders come first. Changed in place.
             conditions: this layer's two conditions (B, 2, D).
             first: index of the first of this layer's two placeholders.
         """

@@ -76,36 +76,48 @@ class StyledTokenizer(nn.Module):
         latents = self.latents(images)
         return self.quantizer(latents).latents if self.quantizer.started else self.quantizer.continuous(latents)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """Write pictures (B, 3, S, S) in [-1, 1] as codes (B, 36) int64.
+        """Write pictures (B, 3, S, S) in [-1, 1] as codes (B, 36) int64, on the model's device.
 
         Raises:
-            UserError: the pictures have another shape.
+            UserError: the pictures have another shape or type, or the model is in training mode.
             CheckpointError: the codebook was never started, because training ended before.
         """
         size = self.config.image_size
         if images.ndim != 4 or images.shape[1:] != (3, size, size):
             raise UserError(f"expected pictures of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")
+        if not images.is_floating_point():
+            raise UserError(f"expected pictures in [-1, 1], got {images.dtype}; map bytes by x / 127.5 - 1")
+        if self.training:
+            raise UserError("encoding in training mode would change the statistics of the latents; call .eval() first")
         if not self.quantizer.started:
             raise CheckpointError(
                 "this tokenizer has no codebook yet: its training ended before quantization began; go on training it"
             )
-        return self.quantizer(self.latents(images)).codes
+        return self.quantizer(self.latents(images.to(self.device))).codes
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """Paint pictures (B, 3, S, S) in [-1, 1] from codes (B, k) int64, k <= 36: all of them or a prefix.
+        """Paint pictures (B, 3, S, S) in [-1, 1], on the model's device, from codes (B, k) int64: all 36, or a prefix.
 
         Raises:
-            UserError: more than 36 codes, or a code outside the codebook.
+            UserError: more than 36 codes, a code outside the codebook, or codes that are not integers.
         """
-        if codes.ndim != 2 or codes.shape[1] > self.config.tokens:
-            raise UserError(f"expected codes of shape (B, k <= {self.config.tokens}), got {tuple(codes.shape)}")
+        if codes.ndim != 2 or codes.shape[1] > self.config.tokens or codes.is_floating_point():
+            raise UserError(
+                f"expected integer codes of shape (B, k <= {self.config.tokens}), "
+                f"got {codes.dtype} {tuple(codes.shape)}"
+            )
         size = self.quantizer.codebook_size
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
             raise UserError(f"codes must lie in [0, {size}), got {int(codes.min())} to {int(codes.max())}")
-        return self.decoder(self.quantizer.lookup(codes)).clamp(-1, 1)
+        return self.decoder(self.quantizer.lookup(codes.to(self.device).long())).clamp(-1, 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.decoder.null.device
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> "StyledTokenizer":

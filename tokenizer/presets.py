@@ -48,7 +48,7 @@ def tiny() -> TokenizerSettings:
 
 
 def small() -> TokenizerSettings:
-    """128 px, for one GPU."""
+    """128 px, for a GPU; the shape is settled, training it is not."""
     model = TokenizerConfig(
         image_size=128,
         patch_size=16,
@@ -63,7 +63,7 @@ def small() -> TokenizerSettings:
 
 
 def base() -> TokenizerSettings:
-    """256 px, for a few GPUs."""
+    """256 px, for several GPUs one day; the shape is settled, training it is not."""
     model = TokenizerConfig(
         image_size=256,
         patch_size=16,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from svq.data.imageset import ImageSet, to_float
 from svq.errors import DataError
-from svq.evaluation.pictures import prefix_name, save_rows
+from svq.evaluation.pictures import PREFIXES, prefix_name, save_rows
 from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.model import StyledTokenizer
@@ -52,7 +52,7 @@ class TokenizerTask(Task):
     @property
     def prefixes(self) -> list[int]:
         """Numbers of codes to evaluate from."""
-        return [k for k in (1, 4, 12) if k < self.model.config.tokens] + [self.model.config.tokens]
+        return [k for k in PREFIXES if k < self.model.config.tokens] + [self.model.config.tokens]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         return (self.images.batch(self.training[indices.numpy()]),)

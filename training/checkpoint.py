@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -64,17 +65,23 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def _manifest(folder: Path) -> dict[str, str]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} is not a checkpoint: manifest.json cannot be read ({error})") from error
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{folder} is not a checkpoint: manifest.json holds no names of files")
+    return manifest
+
+
 def verify(folder: Path) -> None:
     """Compare a checkpoint with its manifest.
 
     Raises:
         CheckpointError: a file is missing or differs.
     """
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder} is not a checkpoint: manifest.json cannot be read ({error})") from error
-    for name, expected in manifest.items():
+    for name, expected in _manifest(folder).items():
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} is damaged: {name} is missing; use another checkpoint or train again")
         if file_sha256(folder / name) != expected:
@@ -110,7 +117,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
@@ -139,7 +146,14 @@ def load_model(path: str | Path, build: Callable[[Any], Model]) -> Model:
     """
     folder = find(path)
     verify(folder)
-    model = build(read_json(folder / "config.json"))
+    try:
+        model = build(read_json(folder / "config.json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{folder} holds another kind of model, or one of another version of svq ({where}: {first['msg']})"
+        ) from error
     averaged = folder / "ema.safetensors"
     tensors = read_tensors(averaged if averaged.is_file() else folder / "model.safetensors")
     try:
@@ -164,7 +178,13 @@ def save_model(
         config: what it is built from.
         half: write parameters as float16; buffers stay as they are.
         texts: further files by name, such as a model card.
+
+    Raises:
+        CheckpointError: the folder holds something that is not an earlier model.
     """
+    path = Path(path)
+    if path.exists() and not _only_a_checkpoint(path):
+        raise CheckpointError(f"{path} holds other files, which would be lost; give another folder")
     tensors = dict(model.state_dict())
     if half:
         tensors |= {name: parameter.half() for name, parameter in model.named_parameters()}
@@ -175,7 +195,13 @@ def save_model(
         for name, text in (texts or {}).items():
             (folder / name).write_text(text)
 
-    publish(Path(path), write)
+    publish(path, write)
+
+
+def _only_a_checkpoint(folder: Path) -> bool:
+    """Say whether a folder is empty, or holds a manifest and nothing that the manifest does not name."""
+    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
+    return found <= {"manifest.json", *(_manifest(folder) if "manifest.json" in found else ())}
 
 
 def fingerprint(model: nn.Module) -> str:

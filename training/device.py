@@ -1,4 +1,4 @@
-"""The device and its settings, chosen once."""
+"""The device, chosen once, and the seeds of a run."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -55,6 +55,15 @@ class RunLog:
         self._bar.stop()
         self._file.close()
 
+    def rewind(self, seen: int) -> None:
+        """Forget what an earlier session wrote after image `seen`, from where the run now goes on."""
+        kept = [record for record in read_log(self.out) if record["images"] <= seen]
+        self._file.close()
+        work = self.out / ".log.jsonl.writing"
+        work.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        work.rename(self.out / "log.jsonl")
+        self._file = open(self.out / "log.jsonl", "a", buffering=1)  # noqa: SIM115
+
     def step(self, seen: int, values: Mapping[str, Tensor], rate: float, waited: float) -> None:
         """Take note of a training step; values are read, and a GPU waited for, only now and then."""
         if self._seen is None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from svq.errors import CheckpointError
+from svq.errors import CheckpointError, TrainingError
 from svq.provenance import versions
 from svq.training import checkpoint
 from svq.training.config import TrainConfig
@@ -97,6 +97,7 @@ def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, 
 
     Raises:
         CheckpointError: the folder holds a run with another configuration or other data.
+        TrainingError: the gradient became infinite or NaN.
     """
     device = choose_device()
     task.model.to(device).train()
@@ -105,19 +106,22 @@ def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, 
     average = copy.deepcopy(task.model)
     run = Run(task, average, optimizers, config)
     start = resume(run, out)
+    log.rewind(start * config.batch_size)
     metrics: dict[str, float] = {}
+    sound = torch.ones((), dtype=torch.bool, device=device)
 
     for step in range(start, steps):
         seen = step * config.batch_size
         # Step.
         began = time.perf_counter()
-        batch = tuple(t.to(device, non_blocking=True) for t in task.batch(order(task.size, config, seen)))
+        batch = tuple(t.to(device) for t in task.batch(order(task.size, config, seen)))
         waited = time.perf_counter() - began
         seed_step(config.seed, seen)
         task.prepare(step / steps)
         losses = task.losses(batch, step / steps)
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.optimizer.clip)
+        sound = sound & norm.isfinite()
         rate = learning_rate(config.optimizer, step / steps)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -132,12 +136,19 @@ def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, 
         # Log.
         log.step(seen, {"loss": losses.total, **losses.parts, "gradient_norm": norm}, rate, waited)
         # Evaluate.
-        if last or due(seen, config.evaluate_every, config.batch_size):
+        evaluated = last or due(seen, config.evaluate_every, config.batch_size)
+        saved = last or due(seen, config.save_every, config.batch_size)
+        if (evaluated or saved) and not sound:
+            raise TrainingError(
+                f"the gradient became infinite or NaN before image {seen}; nothing of that was saved, lower "
+                "train.optimizer.learning_rate and give another --out"
+            )
+        if evaluated:
             metrics = evaluate(run, log, seen, out)
         # Save.
-        if last or due(seen, config.save_every, config.batch_size):
+        if saved:
             save(run, out, step + 1)
-    return metrics or log.last_metrics()
+    return metrics or log.last_metrics() or evaluate(run, log, steps * config.batch_size, out)
 
 
 def due(seen: int, every: int, batch_size: int) -> bool:

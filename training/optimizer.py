@@ -66,8 +66,8 @@ class Muon(Optimizer):
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
     """Return the optimizers of a model; together they own each trainable parameter once.
 
-    Weight decay is for matrices only. Muon gets the matrices of the stacked layers, whose names have a number
-    in their path; the heads and the tables of embeddings, whose rows are used one by one, stay with AdamW.
+    Weight decay is for matrices and tables only. Muon gets the matrices of the stacked layers, whose names have a
+    number in their path; the heads and the tables of embeddings, whose rows are used one by one, stay with AdamW.
     """
     groups: dict[str, list[nn.Parameter]] = {"muon": [], "decayed": [], "plain": []}
     for name, parameter in model.named_parameters():

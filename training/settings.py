@@ -33,11 +33,13 @@ def resolve(
     values = preset.model_dump()
     if file is not None:
         _merge(values, _read(file))
+    assigned: dict[str, Any] = {}  # all first, so that their order does not matter
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: expected KEY=VALUE, such as train.batch_size=32")
-        _merge(values, _nest(key.strip(), _parse(text, key)))
+        _merge(assigned, _nest(key.strip(), _parse(text, key)))
+    _merge(values, assigned)
     for key, value in (options or {}).items():
         if value is not None:
             _merge(values, _nest(key, value))
@@ -50,7 +52,7 @@ def resolve(
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {file}: expected keys and values, got {type(content).__name__}")
@@ -78,7 +80,7 @@ def _nest(key: str, value: Any) -> dict[str, Any]:
 
 def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Put changes into values, in place and key by key."""
-    if "kind" in changes and changes["kind"] != values.get("kind"):
+    if "kind" in changes and "kind" in values and changes["kind"] != values["kind"]:
         values.clear()  # another kind has other keys: begin with its defaults
     for name, value in changes.items():
         if isinstance(value, Mapping) and isinstance(values.get(name), dict):

@@ -12,7 +12,7 @@ from svq.data import ImageSet, open_images
 from svq.data.codes import Codes
 from svq.errors import CheckpointError, DataError, UserError
 from svq.generator import Generator
-from svq.generator.config import GeneratorConfig, GeneratorTrainConfig, SamplingConfig
+from svq.generator.config import GeneratorConfig, GeneratorShape, GeneratorTrainConfig, SamplingConfig
 from svq.generator.generate import generate, label_of
 from svq.generator.task import GeneratorTask
 from svq.tokenizer import StyledTokenizer
@@ -91,17 +91,18 @@ def codes(tokenizer: StyledTokenizer, pictures: ImageSet) -> Codes:
 
 def test_codes_of_another_tokenizer_are_refused(codes: Codes, config: TokenizerConfig) -> None:
     with pytest.raises(CheckpointError, match="written by another tokenizer"):
-        GeneratorTask(GeneratorConfig(), GeneratorTrainConfig(), codes, StyledTokenizer(config))
+        GeneratorTask(GeneratorShape(), GeneratorTrainConfig(), codes, StyledTokenizer(config))
 
 
-def test_codes_that_are_all_held_out_are_refused(codes: Codes, tokenizer: StyledTokenizer) -> None:
-    codes.validation[:] = True
-    with pytest.raises(DataError, match="all of these codes are held out"):
-        GeneratorTask(GeneratorConfig(), GeneratorTrainConfig(), codes, tokenizer)
+@pytest.mark.parametrize("held_out", [True, False])
+def test_codes_of_one_split_are_refused(codes: Codes, tokenizer: StyledTokenizer, held_out: bool) -> None:
+    codes.validation[:] = held_out
+    with pytest.raises(DataError, match=f"of these 64 codes, {64 * held_out} are held out"):
+        GeneratorTask(GeneratorShape(), GeneratorTrainConfig(), codes, tokenizer)
 
 
 def test_stage_two_never_trains_on_held_out_pictures(codes: Codes, tokenizer: StyledTokenizer) -> None:
-    task = GeneratorTask(GeneratorConfig(width=32, depth=1, heads=2), GeneratorTrainConfig(), codes, tokenizer)
+    task = GeneratorTask(GeneratorShape(width=32, depth=1, heads=2), GeneratorTrainConfig(), codes, tokenizer)
     assert task.size == int((~codes.validation).sum())
     shown, _ = task.batch(torch.arange(task.size))
     assert torch.equal(shown, torch.from_numpy(codes.codes[~codes.validation].astype(np.int64)))
@@ -110,7 +111,7 @@ def test_stage_two_never_trains_on_held_out_pictures(codes: Codes, tokenizer: St
 def test_some_conditions_are_dropped(codes: Codes, tokenizer: StyledTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     train = GeneratorTrainConfig(condition_dropout=0.25)
-    task = GeneratorTask(GeneratorConfig(width=32, depth=1, heads=2), train, codes, tokenizer)
+    task = GeneratorTask(GeneratorShape(width=32, depth=1, heads=2), train, codes, tokenizer)
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(task.model, "loss", lambda codes, labels: seen.append(labels) or labels.sum())
     for _ in range(100):

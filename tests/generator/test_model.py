@@ -93,12 +93,20 @@ def test_schedules_by_position(generator: Generator) -> None:
         ({"labels": torch.tensor([2])}, "expected 1 labels from -1 to 1"),
         ({"prefix": torch.zeros(1, 9).long()}, "expected a prefix of shape"),
         ({"prefix": torch.full((1, 2), 20)}, r"must lie in \[0, 20\)"),
-        ({"temperature": [1.0]}, "a schedule of 1 numbers"),
+        ({"temperature": [1.0]}, "expected a schedule of 8 numbers, one for each position, got 1"),
+        ({"top_p": [1.0] * 9}, "expected a schedule of 8 numbers"),
+        ({"guidance": 2.0}, "guidance needs a class"),
+        ({"temperature": float("nan")}, "expected temperature"),
     ],
 )
 def test_wrong_arguments_are_refused(generator: Generator, arguments: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         generator.sample(1, **arguments)
+
+
+def test_training_mode_is_refused(generator: Generator) -> None:
+    with pytest.raises(UserError, match=r"call \.eval"):
+        generator.train().sample(1)
 
 
 def test_the_loss_of_an_untrained_model_is_that_of_guessing() -> None:

@@ -30,6 +30,10 @@ def test_temperature_zero_takes_the_likeliest() -> None:
     assert code_probabilities(torch.tensor([[1.0, 3.0, 2.0]]), temperature=0).tolist() == [[0, 1, 0]]
 
 
+def test_a_tiny_temperature_is_nearly_greedy_and_never_nan() -> None:
+    assert code_probabilities(torch.tensor([[1.0, 3.0, 2.0]]), temperature=1e-310).tolist() == [[0, 1, 0]]
+
+
 @given(logit_lists, st.integers(1, 25), st.floats(0.01, 1), st.floats(0, 1))
 def test_what_the_filters_keep(logits: list[float], top_k: int, top_p: float, min_p: float) -> None:
     plain = code_probabilities(torch.tensor([logits]))[0]

@@ -37,7 +37,9 @@ def test_any_prefix_can_be_painted(tokenizer: StyledTokenizer) -> None:
         assert tokenizer.decode(codes[:, :k]).shape == (2, 3, 16, 16)
 
 
-@pytest.mark.parametrize("codes", [torch.full((1, 8), 1000), torch.full((1, 8), -1), torch.zeros(1, 9).long()])
+@pytest.mark.parametrize(
+    "codes", [torch.full((1, 8), 1000), torch.full((1, 8), -1), torch.zeros(1, 9).long(), torch.zeros(1, 8)]
+)
 def test_impossible_codes_are_refused(tokenizer: StyledTokenizer, codes: torch.Tensor) -> None:
     with pytest.raises(UserError, match="codes"):
         tokenizer.decode(codes)
@@ -46,6 +48,38 @@ def test_impossible_codes_are_refused(tokenizer: StyledTokenizer, codes: torch.T
 def test_pictures_of_another_size_are_refused(tokenizer: StyledTokenizer) -> None:
     with pytest.raises(UserError, match=r"expected pictures of shape \(B, 3, 16, 16\), got \(1, 3, 32, 32\)"):
         tokenizer.encode(torch.zeros(1, 3, 32, 32))
+
+
+def test_bytes_and_training_mode_are_refused(tokenizer: StyledTokenizer) -> None:
+    with pytest.raises(UserError, match=r"got torch.uint8; map bytes"):
+        tokenizer.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"call .eval\(\) first"):
+        tokenizer.train().encode(torch.zeros(1, 3, 16, 16))
+
+
+def test_saving_never_destroys_a_run(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "x").write_text("hours of work")
+    with pytest.raises(CheckpointError, match="holds other files"):
+        tokenizer.save_pretrained(tmp_path)
+    assert (tmp_path / "checkpoints" / "x").read_text() == "hours of work"
+    tokenizer.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")  # an earlier model is replaced
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds other files"):
+        tokenizer.save_pretrained(tmp_path / "model")
+
+
+def test_another_kind_of_model_is_named(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", torch.nn.Linear(1, 1), {"width": 3})
+    with pytest.raises(CheckpointError, match="another kind of model"):
+        StyledTokenizer.from_pretrained(tmp_path / "m")
+
+
+def test_codes_can_teach(tokenizer: StyledTokenizer) -> None:
+    images = tokenizer.decode(tokenizer.encode(torch.zeros(1, 3, 16, 16)))
+    weight = torch.ones(1, requires_grad=True)
+    (images * weight).sum().backward()  # refused, were they inference tensors
 
 
 def test_a_saved_tokenizer_is_the_same(tokenizer: StyledTokenizer, tmp_path: Path) -> None:

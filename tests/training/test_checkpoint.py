@@ -50,6 +50,7 @@ def test_publishing_again_replaces(tmp_path: Path) -> None:
         (lambda p: (p / "a.txt").unlink(), "a.txt is missing"),
         (lambda p: (p / "manifest.json").unlink(), "is not a checkpoint"),
         (lambda p: (p / "manifest.json").write_text("{"), "is not a checkpoint"),
+        (lambda p: (p / "manifest.json").write_text("[]"), "is not a checkpoint"),
     ],
 )
 def test_damage_is_named(tmp_path: Path, harm, message: str) -> None:

@@ -9,13 +9,22 @@ import torch
 from torch import Tensor
 
 from svq.data import ImageSet
-from svq.errors import CheckpointError
-from svq.tokenizer.config import QuantizerConfig, TokenizerConfig, TokenizerTrainConfig, VQConfig
+from svq.data.imageset import to_float
+from svq.errors import CheckpointError, TrainingError
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import (
+    KMeansConfig,
+    QuantizerConfig,
+    SimVQConfig,
+    TokenizerConfig,
+    TokenizerTrainConfig,
+    VQConfig,
+)
 from svq.tokenizer.task import TokenizerTask
 from svq.training.checkpoint import read_tensors
 from svq.training.config import OptimizerConfig, TrainConfig
 from svq.training.log import RunLog, read_log
-from svq.training.loop import average_weights, due, order, train
+from svq.training.loop import Losses, average_weights, due, order, train
 
 TRAIN = TokenizerTrainConfig(
     images=96,
@@ -104,6 +113,61 @@ def test_a_run_leaves_its_log_curve_and_pictures(config: TokenizerConfig, pictur
     assert (tmp_path / "curve.png").stat().st_size > 1000
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
     shutil.rmtree(tmp_path)
+
+
+def test_what_a_crash_left_in_the_log_is_forgotten(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
+    run(config, TRAIN, pictures, tmp_path)
+    whole = read_log(tmp_path)
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"images": 104, "loss": 1.0}\n{"images": 112, "lo')
+    run(config, TRAIN, pictures, tmp_path)
+    assert read_log(tmp_path) == whole
+
+
+def test_a_finished_run_without_its_log_is_measured_again(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    metrics = run(config, TRAIN, pictures, tmp_path)
+    (tmp_path / "log.jsonl").unlink()
+    assert run(config, TRAIN, pictures, tmp_path) == pytest.approx(metrics)
+
+
+def test_weights_that_became_nan_are_never_saved(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
+    class Doomed(TokenizerTask):
+        def losses(self, batch: tuple[Tensor, ...], progress: float) -> Losses:
+            losses = super().losses(batch, progress)
+            return losses._replace(total=losses.total * float("nan")) if progress > 0.5 else losses
+
+    with RunLog("test", tmp_path, TRAIN.images) as log, pytest.raises(TrainingError, match="infinite or NaN"):
+        train(Doomed(config, TRAIN, pictures), TRAIN, tmp_path, log)
+    for name, tensor in final(tmp_path).items():
+        assert tensor.isfinite().all(), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (SimVQConfig(codebook_size=16), {"reconstruction": "l1"}),
+        (KMeansConfig(codebook_size=16), {"continuous_share": 1.0}),
+        (VQConfig(codebook_size=16), {"continuous_share": 0.0, "ramp_share": 0.0, "truncated_share": 0.0}),
+    ],
+    ids=["simvq", "kmeans", "vq at once"],
+)
+@pytest.mark.parametrize("normalize", ["position", "none"])
+def test_every_quantizer_and_schedule_trains(
+    config: TokenizerConfig,
+    pictures: ImageSet,
+    tmp_path: Path,
+    kind: QuantizerConfig,
+    changes: dict[str, Any],
+    normalize: str,
+) -> None:
+    config = config.model_copy(update={"quantizer": kind, "normalize": normalize})
+    metrics = run(config, TRAIN.model_copy(update=changes), pictures, tmp_path)
+    tokenizer = StyledTokenizer.from_pretrained(tmp_path)
+    codes = tokenizer.encode(to_float(pictures.batch(pictures.indices("val"))))
+    assert len(codes.unique()) >= 2
+    assert metrics["psnr_8"] > 5
 
 
 def test_each_epoch_shows_every_example_once_in_a_new_order() -> None:

@@ -12,9 +12,9 @@ from svq.training.settings import preset_named, resolve
 
 def test_the_later_word_counts(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("train:\n  batch_size: 1\n  seed: 1\n  images: 1\n")
+    file.write_text("train:\n  batch_size: 5\n  seed: 1\n  images: 1\n")
     settings = resolve(nano(), file, ["train.seed=2", "train.images=2"], {"train.images": 3, "train.batch_size": None})
-    assert (settings.train.batch_size, settings.train.seed, settings.train.images) == (1, 2, 3)
+    assert (settings.train.batch_size, settings.train.seed, settings.train.images) == (5, 2, 3)
     assert settings.model == nano().model
 
 
@@ -38,6 +38,10 @@ def test_another_quantizer_begins_with_its_own_defaults() -> None:
         ("train.batch_size=0", "train.batch_size: .* got 0"),
         ("train.flip=perhaps", "train.flip: .* got 'perhaps'"),
         ("train.batch_size", "expected KEY=VALUE"),
+        ("train.batch_size=1", "batch_size 1 has no statistics"),
+        ("train.continuous_share=0.95", "is more than 1"),
+        ("train.optimizer.betas=[0.9, 1.5]", "train.optimizer.betas.1: .* got 1.5"),
+        ("train.seed=20251124172600", "train.seed: "),
         ("model.quantizer.levels=[8, 2]", "greater than or equal to 3, got 2"),
     ],
 )
@@ -47,9 +51,17 @@ def test_a_mistake_is_named_in_one_line(assignment: str, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+def test_the_order_of_assignments_does_not_matter() -> None:
+    words = ["model.quantizer.codebook_size=64", "model.quantizer.kind=vq"]
+    assert resolve(nano(), assignments=words) == resolve(nano(), assignments=words[::-1])
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml cannot be read"):
         resolve(nano(), tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"binary\.yaml cannot be read"):
+        resolve(nano(), tmp_path / "binary.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(ConfigError, match="expected keys and values, got list"):
         resolve(nano(), tmp_path / "list.yaml")

@@ -1,0 +1,63 @@
+"""LPIPS: the distance of two pictures as VGG16's features see it (Zhang et al. 2018, arXiv:1801.03924).
+
+The network and its trained linear weights come from torchmetrics. The weights of VGG16 itself do not: they are
+read from a file, so that nothing is ever fetched in the middle of a run.
+"""
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from svq.errors import UserError
+
+VGG16 = "vgg16-397923af.pth"  # torchvision's name for the file
+
+
+class LPIPS(nn.Module):
+    """Pictures (B, 3, H, W) and references, in [-1, 1], H and W at least 16 -> distances (B,), with gradient."""
+
+    def __init__(self, vgg16: Path) -> None:
+        """Read the weights of VGG16 from a file of torchvision's.
+
+        Raises:
+            UserError: the file is missing or holds something else.
+        """
+        super().__init__()
+        # Imported here: it takes seconds, and only this class needs it. The public class of torchmetrics fetches
+        # weights; this one, behind it, lets us bring our own.
+        from torchmetrics.functional.image.lpips import _LPIPS
+
+        self.network = _LPIPS(pretrained=True, net="vgg", pnet_rand=True, use_dropout=True, eval_mode=True)
+        weights = _read(vgg16)
+        backbone = self.network.net
+        for name, tensor in backbone.state_dict().items():
+            layer = name.split(".", 1)[1]  # slice1.0.weight is features.0.weight
+            given = weights.get(f"features.{layer}")
+            if given is None or given.shape != tensor.shape:
+                raise UserError(f"{vgg16} holds no weights of VGG16 (features.{layer}); expected torchvision's {VGG16}")
+            tensor.copy_(given)
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor, references: Tensor) -> Tensor:
+        distance: Tensor = self.network(images, references)
+        return distance.flatten(1).mean(1)  # (B,)
+
+    def train(self, mode: bool = True) -> "LPIPS":
+        """Stay in evaluation mode: dropout has no place in a measure."""
+        del mode
+        return super().train(False)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"no file of VGG16 weights at {path}; expected torchvision's {VGG16}")
+    try:
+        weights = torch.load(path, weights_only=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = (str(error) or "it ends early").splitlines()[0]
+        raise UserError(f"{path} is not a file of VGG16 weights: {reason}") from error
+    if not isinstance(weights, dict):
+        raise UserError(f"{path} is not a file of VGG16 weights; expected torchvision's {VGG16}")
+    return weights
