@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.baselines import RasterVQ, TiTokArrangement
+from svq.cli.output import write_json
 from svq.data import open_images
 from svq.evaluation.fid import distance_to
 from svq.evaluation.order import measure_order
@@ -56,13 +57,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/rate_distortion"))
     arguments = parser.parse_args()
 
-    results = []
     for name in arguments.models:
         for seed in arguments.seeds:
             build, out = MODELS[name], arguments.out / f"{name}-{seed}"
             settings = resolve(PRESETS["nano"](), assignments=arguments.assignments, options={"train.seed": seed})
             images = open_images(arguments.data, settings.model.image_size)
-            speed = images_per_second(TokenizerTask(settings.model, settings.train, images, build), settings.train)
+            note = out / "speed.json"  # kept, so that a run that was stopped goes on with the same number of images
+            if not note.exists():
+                rate = images_per_second(TokenizerTask(settings.model, settings.train, images, build), settings.train)
+                write_json(note, {"images_per_s": rate})
+            speed = json.loads(note.read_text())["images_per_s"]
             count = int(speed * 60 * arguments.minutes)
             settings = resolve(settings, options={"train.images": count, "train.evaluate_every": count})
             task = TokenizerTask(settings.model, settings.train, images, build)
@@ -72,21 +76,17 @@ def main() -> None:
             codes = torch.cat([model.encode(part) for part in originals.split(128)])
             measured = measure_order(model.decode, codes, originals, distance_to(originals, "random-conv"))
             save_prefixes(out / "prefixes.png", model.decode, codes, originals, (1, 2, 4, 8, 16, 24))
-            results.append(
-                {
-                    "model": name,
-                    "seed": seed,
-                    "parameters": run["parameters"],
-                    "images": count,
-                    "images_per_s": round(speed, 1),
-                    "seconds": run["seconds"],
-                    **measured._asdict(),
-                }
-            )
+            result = {
+                "model": name,
+                "seed": seed,
+                "parameters": run["parameters"],
+                "images": count,
+                "images_per_s": round(speed, 1),
+                "seconds": run["seconds"],
+                **measured._asdict(),
+            }
             report = {"minutes": arguments.minutes, "set": arguments.assignments, "data": task.identity["data"]}
-            (arguments.out / "results.json").write_text(
-                json.dumps({**report, "results": results, "versions": versions()}, indent=1)
-            )
+            write_json(out / "result.json", {**report, **result, "versions": versions()})
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from svq.cli import options
-from svq.cli.output import announce, show
+from svq.cli.output import check_file, show
+from svq.cli.source import open_source
 
 app = typer.Typer(help="Data sets: import, pack, verify, info.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help=options.SOURCE)]
-Size = Annotated[int, typer.Option("--image-size", min=8, help="Side of the pictures in pixels.")]
+Size = Annotated[int, typer.Option("--image-size", min=8, max=4096, help="Side of the pictures in pixels.")]
 PACK_EXAMPLES = """
 [bold]Examples[/bold]
 
@@ -36,7 +37,7 @@ IMPORT_EXAMPLES = """
 
 
 @app.command("import", epilog=IMPORT_EXAMPLES)
-def import_(source: Source = "openmoji", image_size: Size = 64, as_json: options.Json = False) -> None:
+def import_(source: Source = "openmoji", image_size: Size = 32, as_json: options.Json = False) -> None:
     """Read a source once, at one size, so that later commands find it prepared."""
     info(source, image_size, None, as_json)
 
@@ -44,17 +45,16 @@ def import_(source: Source = "openmoji", image_size: Size = 64, as_json: options
 @app.command(epilog=INFO_EXAMPLES)
 def info(
     source: Source = "openmoji",
-    image_size: Size = 64,
+    image_size: Size = 32,
     sheet: Annotated[Path | None, typer.Option("--sheet", metavar="FILE", help="Write a contact sheet (PNG).")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Say what a source holds: counts, classes, captions, and what could not be read."""
-    from svq.data import open_images
     from svq.data.imageset import to_float
     from svq.evaluation.pictures import save_grid
 
-    images = open_images(source, image_size)
-    announce(images)
+    check_file(sheet, ".png")
+    images = open_source(source, image_size)
     if sheet:
         save_grid(sheet, to_float(images.batch(images.sample("all", 64))))
     counts = Counter(int(label) for label in images.labels)
@@ -82,19 +82,18 @@ def info(
 @app.command(epilog=PACK_EXAMPLES)
 def pack(
     source: Source = "openmoji",
-    image_size: Size = 64,
+    image_size: Size = 32,
     out: Annotated[Path, typer.Option("--out", help="The .rec file; .idx and .json are written beside it.")] = Path(
         "data.rec"
     ),
     as_json: options.Json = False,
 ) -> None:
     """Write a source as RecordIO: one .rec file with its offsets and its index."""
-    from svq.data import open_images
     from svq.data.packed import pack as write_packed
     from svq.training.log import bar
 
-    images = open_images(source, image_size)
-    announce(images)
+    check_file(out, ".rec")
+    images = open_source(source, image_size)
     with bar("pack", len(images)) as advance:
         write_packed(images, out, advance)
     result = {
@@ -118,10 +117,12 @@ def verify(
     """Check a packed file: structure, checksums, offsets, and that every picture decodes."""
     from svq.data.packed import verify_packed
     from svq.errors import DataError
+    from svq.training.log import bar
 
     if not path.is_file():
         raise DataError(f"no such file: {path}")
-    result = verify_packed(path)
+    with bar("verify", path.stat().st_size, unit="bytes") as advance:
+        result = verify_packed(path, advance)
     problems = result["problems"]
     show(result, {"records": f"{result['records']:,}", "problems": "\n".join(problems[:10]) or "none"}, as_json)
     if problems:

@@ -18,14 +18,16 @@ def doctor(
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the measurements.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Look at this machine: packages, device, speed of fp32 and bf16, data, weights, disk."""
+    """Look at this machine: packages, device, speed of fp32 and bf16, disk, weights."""
+    from rich.text import Text
+
     from svq.cli.machine import examine
 
     checks = examine(measure=not quick)
-    mark = {"ok": "[green]ok[/green]  ", "note": "[yellow]note[/yellow]", "broken": "[red]broken[/red]"}
+    colour = {"ok": "green", "note": "yellow", "broken": "red"}
     show(
         {"checks": [check._asdict() for check in checks]},
-        {check.name: f"{mark[check.state]}  {check.text}" for check in checks},
+        {check.name: Text.assemble((f"{check.state:<8}", colour[check.state]), check.text) for check in checks},
         as_json,
     )
     if any(check.state == "broken" for check in checks):

@@ -8,7 +8,8 @@ import typer
 
 from svq.cli import options
 from svq.cli.last import last
-from svq.cli.output import announce, say, show, write_json
+from svq.cli.output import check_file, check_folder, say, show, write_json
+from svq.cli.source import open_source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +60,8 @@ class _Encoded(NamedTuple):
 def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], n: int) -> _Encoded:
     import torch
 
-    from svq.data import open_images
     from svq.data.imageset import to_float
+    from svq.errors import DataError
     from svq.provenance import versions
     from svq.tokenizer import StyledTokenizer
     from svq.tokenizer.tokenize import tokenize
@@ -68,9 +69,10 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
 
     path = last("tokenizer", run)
     tokenizer = StyledTokenizer.from_pretrained(path)
-    pictures = open_images(data, tokenizer.config.image_size)
-    announce(pictures)
+    pictures = open_source(data, tokenizer.config.image_size)
     chosen = pictures.sample(split, n)
+    if len(chosen) < 2:
+        raise DataError(f"{data} has {len(chosen)} pictures in split '{split}'; 2 or more are needed, try --split all")
     with bar("encode", len(chosen)) as advance:
         codes = tokenize(tokenizer, pictures, chosen, advance=advance)
     receipt = {
@@ -91,7 +93,7 @@ def fid(
     reference: Annotated[
         str, typer.Option("--reference", metavar="SOURCE", help="What they should resemble.")
     ] = "openmoji",
-    split: Annotated[Literal["train", "val", "all"], typer.Option("--split", help="Part of the reference.")] = "all",
+    split: options.Split = "all",
     features: Annotated[
         Literal["inception", "random-conv"], typer.Option("--features", help="What sees.")
     ] = "inception",
@@ -100,24 +102,22 @@ def fid(
     ] = None,
     image_size: Annotated[
         int | None,
-        typer.Option("--image-size", min=8, help="Both sets at this size.", show_default="the samples'"),
+        typer.Option("--image-size", min=8, max=4096, help="Both sets at this size.", show_default="the samples'"),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the receipt here, too.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure FID, KID and Inception score of samples against a reference."""
-    from svq.data import open_images
     from svq.data.imageset import cache_root
     from svq.data.sources import native_size
     from svq.evaluation.fid import PictureSet, distance, inception_weights
 
+    check_file(out)
     if features == "inception":
         weights = inception_weights(weights)  # before anything slow
     judged = samples or str(last("samples", None))
     size = image_size or native_size(judged)
-    a, b = open_images(judged, size), open_images(reference, size)
-    announce(a)
-    announce(b)
+    a, b = open_source(judged, size), open_source(reference, size)
     result = distance(
         PictureSet(a.images, judged, a.fingerprint),
         PictureSet(b.images[b.indices(split)], f"{reference} ({split})", f"{b.fingerprint}-{split}"),
@@ -175,6 +175,7 @@ def order(
     from svq.evaluation.plots import plot_order
     from svq.training.log import bar
 
+    check_folder(out)
     if features == "inception":
         weights = inception_weights(weights)  # before anything slow
     encoded = _encode(tokenizer, data, split, n)
@@ -210,6 +211,7 @@ def codebook(
     from svq.evaluation.codebook import codebook_use
     from svq.evaluation.plots import plot_codebook
 
+    check_folder(out)
     encoded = _encode(tokenizer, data, split, n)
     size = encoded.tokenizer.quantizer.codebook_size
     use = codebook_use(encoded.codes, size, encoded.labels)

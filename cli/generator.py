@@ -7,7 +7,7 @@ import typer
 
 from svq.cli import options
 from svq.cli.last import last, remember
-from svq.cli.output import show
+from svq.cli.output import check_folder, show
 
 app = typer.Typer(help="Stage two: the generator.", no_args_is_help=True)
 
@@ -50,6 +50,7 @@ def train(
     from svq.training.runs import train_run
     from svq.training.settings import preset_named, resolve
 
+    check_folder(out)
     named = {"train.images": images, "train.batch_size": batch_size, "train.seed": seed}
     settings = resolve(preset_named(PRESETS, preset), config, assignments or [], named)
     paths = {"codes": last("codes", codes), "tokenizer": last("tokenizer", tokenizer)}
@@ -86,6 +87,7 @@ def generate(
     from svq.training.log import bar
     from svq.training.settings import resolve
 
+    check_folder(out)
     named = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance}
     sampling = resolve(SamplingConfig(), options={**named, "class_name": class_name})
     writer = Generator.from_pretrained(last("generator", generator))

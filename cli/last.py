@@ -1,6 +1,7 @@
 """Where the last run of each kind was: the default of the options that name a folder."""
 
 import json
+import os
 from pathlib import Path
 
 from svq.cli.output import say
@@ -24,35 +25,35 @@ def _file() -> Path:
 def _read() -> dict[str, str]:
     try:
         content = json.loads(_file().read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    return {k: v for k, v in content.items() if isinstance(v, str)} if isinstance(content, dict) else {}
 
 
 def remember(**paths: Path) -> None:
     """Note the path of the last result of a kind, below the current folder."""
     _file().parent.mkdir(exist_ok=True)
     known = _read() | {kind: str(path) for kind, path in paths.items()}
-    work = _file().with_name(".last.json.writing")
+    work = _file().with_name(f".last.json.{os.getpid()}.writing")
     work.write_text(json.dumps(known, indent=1))
     work.rename(_file())
 
 
 def last(kind: str, given: Path | None) -> Path:
-    """Return the path given, or that of the last result of the kind.
+    """Return the path given, or that of the last result of the kind, or what of the kind comes with svq.
 
     Raises:
-        UserError: there is neither, and none of the kind comes with svq.
+        UserError: there is none, or the last one is gone.
     """
     if given is not None:
         return given
-    path = Path(_read().get(kind, f"runs/{kind}"))
-    if not path.exists() and kind in SHIPPED:
+    noted = _read().get(kind)
+    path = Path(noted or f"runs/{kind}")
+    if path.exists() or noted in SHIPPED.values():
+        return path
+    if noted is None and kind in SHIPPED:
         say(f"no {kind} of your own yet: '{SHIPPED[kind]}', which comes with svq, is used")
         return Path(SHIPPED[kind])
-    if not path.exists():
-        option = {"samples": "--samples", "codes": "--codes"}.get(kind, f"--{kind}")
-        raise UserError(
-            f"no {kind} yet: there is nothing at {path}; make one with '{MAKERS[kind]}', or name one with {option}"
-        )
-    return path
+    option = {"samples": "--samples", "codes": "--codes"}.get(kind, f"--{kind}")
+    missing = f"the last {kind}, {path}, is gone" if noted else f"no {kind} yet: there is nothing at {path}"
+    raise UserError(f"{missing}; make one with '{MAKERS[kind]}', or name one with {option}")

@@ -4,15 +4,12 @@ import importlib
 import os
 import shutil
 import time
-from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import torch
-
-from svq.data.imageset import cache_root
-from svq.evaluation.fid import inception_cache
 from svq.provenance import PACKAGES, versions
-from svq.training.device import choose_device
+
+if TYPE_CHECKING:
+    import torch
 
 REQUIRED = (
     "torch",
@@ -36,7 +33,10 @@ class Check(NamedTuple):
 
 def examine(measure: bool = True) -> list[Check]:
     """Look at this machine; `measure` includes the speed of matrix products, which takes seconds."""
-    checks = [_packages(), _device()]
+    checks = [_packages()]
+    if checks[0].state == "broken":
+        return checks  # what follows needs them
+    checks.append(_device())
     if measure:
         checks.append(_precision())
     return [*checks, _disk(), _weights()]
@@ -53,6 +53,10 @@ def _packages() -> Check:
 
 
 def _device() -> Check:
+    import torch
+
+    from svq.training.device import choose_device
+
     device = choose_device()
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -67,6 +71,10 @@ def _device() -> Check:
 
 def _precision() -> Check:
     """Say which precision is fast here: on a CPU without bf16 units, bf16 is far slower than fp32."""
+    import torch
+
+    from svq.training.device import choose_device
+
     device = choose_device()
     single = _gflops(torch.float32, SIDE, device)
     half = _gflops(torch.bfloat16, SIDE // 4 if device.type == "cpu" else SIDE, device)
@@ -78,7 +86,9 @@ def _precision() -> Check:
     )
 
 
-def _gflops(dtype: torch.dtype, side: int, device: torch.device) -> float:
+def _gflops(dtype: "torch.dtype", side: int, device: "torch.device") -> float:
+    import torch
+
     a = torch.randn(side, side, device=device).to(dtype)
     (a @ a).float().sum().item()  # warm-up; item() waits for a GPU
     began, rounds = time.perf_counter(), 0
@@ -89,6 +99,8 @@ def _gflops(dtype: torch.dtype, side: int, device: torch.device) -> float:
 
 
 def _disk() -> Check:
+    from svq.data.imageset import cache_root
+
     root = cache_root()
     place = root
     while not place.exists():
@@ -102,7 +114,9 @@ def _disk() -> Check:
 
 
 def _weights() -> Check:
-    path: Path = inception_cache()
+    from svq.evaluation.fid import inception_cache
+
+    path = inception_cache()
     if path.is_file():
         return Check("Inception weights", "ok", str(path))
     return Check("Inception weights", "note", f"not at {path}; FID fetches them, or takes --weights PATH")

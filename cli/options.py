@@ -1,5 +1,6 @@
 """The options that several commands share, so that each means the same everywhere."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ def count(text: str | int) -> int:
         number = float(str(text)[:-1] if scale > 1 else text) * scale
     except ValueError:
         number = 0.0
-    if number < 1 or number != int(number):
+    if not math.isfinite(number) or number < 1 or number != int(number):
         raise typer.BadParameter(f"expected a whole number above 0 such as 3000, 200k or 1.5M, got '{text}'")
     return int(number)
 

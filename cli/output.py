@@ -7,12 +7,14 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-SHOWN = 3  # names of skipped files
+from svq.errors import UserError
 
 
-def show(result: Mapping[str, Any], rows: Mapping[str, str], as_json: bool) -> None:
+def show(result: Mapping[str, Any], rows: Mapping[str, str | Text], as_json: bool) -> None:
     """Print a result on stdout: all of it as JSON, or some rows of it for a person."""
     if as_json:
         typer.echo(json.dumps(result, indent=1, default=str))
@@ -21,7 +23,7 @@ def show(result: Mapping[str, Any], rows: Mapping[str, str], as_json: bool) -> N
     table.add_column(style="bold")
     table.add_column()
     for name, value in rows.items():
-        table.add_row(name, value)
+        table.add_row(escape(name), value if isinstance(value, Text) else escape(value))
     Console().print(table)
 
 
@@ -30,19 +32,28 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def announce(images: Any) -> None:
-    """Say what a set of pictures holds, and which files were skipped."""
-    held_out = int(images.validation.sum())
-    say(
-        f"{images.name}: {len(images):,} pictures of {images.image_size} px "
-        f"({len(images) - held_out:,} to train on, {held_out:,} held out), {len(images.classes)} classes"
-    )
-    if images.skipped:
-        say(f"{len(images.skipped):,} files were skipped:")
-        for line in images.skipped[:SHOWN]:
-            say(f"  {line}")
-        if len(images.skipped) > SHOWN:
-            say(f"  and {len(images.skipped) - SHOWN:,} more; 'svq data info --json' names them all")
+def check_file(path: Path | None, ending: str = "") -> None:
+    """Refuse a path at which no file can be written, before any work is done.
+
+    Raises:
+        UserError: it is a folder, lies below a file, or has another ending.
+    """
+    if path is None:
+        return
+    if path.is_dir() or path.name == "" or any(p.exists() and not p.is_dir() for p in path.parents):
+        raise UserError(f"'{path}' cannot be a file: give the name of a file in a folder")
+    if ending and path.suffix != ending:
+        raise UserError(f"'{path}' must end in {ending}")
+
+
+def check_folder(path: Path | None) -> None:
+    """Refuse a path at which no folder can be made, before any work is done.
+
+    Raises:
+        UserError: it is a file, lies below one, or is the current folder.
+    """
+    if path is not None and (path.name == "" or any(p.exists() and not p.is_dir() for p in (path, *path.parents))):
+        raise UserError(f"'{path}' cannot be a folder of its own; give another --out")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ import typer
 
 from svq.cli import options
 from svq.cli.last import remember
-from svq.cli.output import announce, show
+from svq.cli.output import check_folder, show
+from svq.cli.source import open_source
 
 EXAMPLES = """
 [bold]Examples[/bold]
@@ -32,15 +33,14 @@ def quickstart(
 ) -> None:
     """Real images, tokenizer, codes, GPT, samples, report: on a CPU, in minutes."""
     from svq.cli.chain import Chain
-    from svq.data import open_images
     from svq.generator.presets import PRESETS as GENERATORS
     from svq.tokenizer.presets import PRESETS as TOKENIZERS
     from svq.training.settings import resolve
 
+    check_folder(out)
     first = resolve(TOKENIZERS["nano"](), options={"train.images": images, "train.seed": seed})
     second = resolve(GENERATORS["nano"](), options={"train.images": sequences, "train.seed": seed})
-    pictures = open_images(data, first.model.image_size)
-    announce(pictures)
+    pictures = open_source(data, first.model.image_size)
     given = {"data": data, "images": images, "sequences": sequences, "seed": first.train.seed, "out": out}
     words = [word for name, value in given.items() if value is not None for word in (f"--{name}", str(value))]
     result = Chain(pictures, first, second, out, shlex.join(["svq", "quickstart", *words])).run()

@@ -7,7 +7,8 @@ import typer
 
 from svq.cli import options
 from svq.cli.last import last, remember
-from svq.cli.output import announce, show
+from svq.cli.output import check_file, check_folder, show
+from svq.cli.source import open_source
 
 app = typer.Typer(help="Stage one: the tokenizer.", no_args_is_help=True)
 
@@ -47,16 +48,15 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a tokenizer. The same command run again goes on where it stopped."""
-    from svq.data import open_images
     from svq.tokenizer.presets import PRESETS
     from svq.tokenizer.task import TokenizerTask
     from svq.training.runs import train_run
     from svq.training.settings import preset_named, resolve
 
+    check_folder(out)
     named = {"train.images": images, "train.batch_size": batch_size, "train.seed": seed}
     settings = resolve(preset_named(PRESETS, preset), config, assignments or [], named)
-    pictures = open_images(data, settings.model.image_size)
-    announce(pictures)
+    pictures = open_source(data, settings.model.image_size)
     result = train_run("tokenizer", TokenizerTask(settings.model, settings.train, pictures), settings.train, out)
     remember(tokenizer=out)
     metrics = {name: f"{value:.2f} dB" for name, value in result["metrics"].items()}
@@ -91,15 +91,14 @@ def tokenize(
     as_json: options.Json = False,
 ) -> None:
     """Write pictures as codes: one safetensors file that stage two reads."""
-    from svq.data import open_images
     from svq.tokenizer import StyledTokenizer
     from svq.tokenizer.tokenize import tokenize as write_codes
     from svq.training.log import bar
 
+    check_file(out)
     path = last("tokenizer", tokenizer)
     model = StyledTokenizer.from_pretrained(path)
-    pictures = open_images(data, model.config.image_size)
-    announce(pictures)
+    pictures = open_source(data, model.config.image_size)
     chosen = pictures.indices(split)
     with bar("tokenize", len(chosen)) as advance:
         codes = write_codes(model, pictures, chosen, advance=advance)

@@ -5,12 +5,15 @@ labels        (N,) int64, an index into the classes, or -1
 validation    (N,) uint8, 1 where the picture is held out
 captions      all captions in UTF-8, one after the other, uint8
 caption_ends  (N,) int64, where each of them ends
-metadata      version, fingerprints of tokenizer and data, classes, codebook size
+metadata      version, SHA-256 of the tensors, fingerprints of tokenizer and data, classes, codebook size
 """
 
+import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +66,7 @@ class Codes:
         }
         metadata = {
             "format": "svq codes",
+            "sha256": _digest(tensors),
             "version": VERSION,
             "classes": json.dumps(self.classes),
             "codebook_size": str(self.codebook_size),
@@ -71,9 +75,18 @@ class Codes:
             "source": self.source,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_name(f".{path.name}.writing")
+        work = path.with_name(f".{path.name}.{os.getpid()}.writing")
         save_file(tensors, work, metadata)
         work.rename(path)
+
+
+def _digest(tensors: dict[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 over all tensors, names and types included."""
+    digest = hashlib.sha256()
+    for name, array in sorted(tensors.items()):
+        digest.update(f"{name}|{array.dtype}|{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def load_codes(path: Path) -> Codes:
@@ -92,18 +105,19 @@ def load_codes(path: Path) -> Codes:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); make it with 'svq tokenize'") from error
+    if metadata.get("sha256") != _digest(tensors):
+        raise CheckpointError(
+            f"{path} is damaged: its content is not what was written; make it anew with 'svq tokenize'"
+        )
     text, ends = tensors["captions"].tobytes(), tensors["caption_ends"]
     starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    codes, size = tensors["codes"], int(metadata["codebook_size"])
-    if codes.size and int(codes.max()) >= size:
-        raise CheckpointError(f"{path} is damaged: code {int(codes.max())} in a codebook of {size}")
     return Codes(
-        codes=codes,
+        codes=tensors["codes"],
         labels=tensors["labels"],
         validation=tensors["validation"].astype(bool),
         captions=tuple(text[a:b].decode() for a, b in zip(starts, ends, strict=True)),
         classes=tuple(json.loads(metadata["classes"])),
-        codebook_size=size,
+        codebook_size=int(metadata["codebook_size"]),
         tokenizer=metadata["tokenizer"],
         data=metadata["data"],
         source=metadata["source"],

@@ -6,13 +6,14 @@ that cannot be read is skipped and named, not fatal.
 
 import hashlib
 import io
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from svq.data.imageset import ImageSet, Item, cached, in_validation
+from svq.data.imageset import Advance, ImageSet, Item, cached, in_validation, nothing
 from svq.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -40,6 +41,8 @@ def decode(data: bytes) -> Image.Image:
             return upright
     except DataError:
         raise
+    except UnidentifiedImageError as error:
+        raise DataError("cannot be decoded: no JPEG, PNG or WebP") from error
     except Exception as error:  # Pillow's decoders raise almost anything on damaged files
         raise DataError(f"cannot be decoded ({type(error).__name__}: {error})") from error
 
@@ -52,10 +55,22 @@ def picture_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         raise DataError(f"no such folder: {path}")
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(p for p in _walk(path) if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise DataError(f"no picture below {path}; expected files ending in {', '.join(sorted(SUFFIXES))}")
     return files
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield all files below a folder, through links to folders too, each folder once."""
+    seen: set[str] = set()
+    for folder, below, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            below.clear()
+            continue
+        seen.add(real)
+        yield from (Path(folder) / name for name in names)
 
 
 def native_size(path: Path) -> int:
@@ -68,12 +83,12 @@ def native_size(path: Path) -> int:
         try:
             with Image.open(file, formats=FORMATS) as image:
                 return min(image.size)
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             continue
     raise DataError(f"no readable picture below {path}")
 
 
-def open_folder(path: Path, size: int) -> ImageSet:
+def open_folder(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
     """Return the pictures below a folder at `size` pixels.
 
     The class is the name of the folder that a picture lies in, if that is not the root itself. A text
@@ -88,27 +103,29 @@ def open_folder(path: Path, size: int) -> ImageSet:
         for part in (file, file.with_suffix(".txt")):
             if part.exists():
                 stat = part.stat()
-                listing.update(f"{part.relative_to(path)}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-    return cached(str(path), f"folder|{listing.hexdigest()}", size, _items(path, files))
+                listing.update(os.fsencode(part.relative_to(path)))
+                listing.update(f"|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
+    return cached(str(path), f"folder|{listing.hexdigest()}", size, _items(path, files), advance)
 
 
 def _items(root: Path, files: list[Path]) -> Iterator[Item]:
     for file in files:
-        key = str(file.relative_to(root))
+        key = os.fsencode(file.relative_to(root)).decode(errors="backslashreplace")
         try:
             # The size comes first: a huge file is not even read.
             if file.stat().st_size > MAX_BYTES:
                 raise DataError(f"{file.stat().st_size} bytes, more than the {MAX_BYTES} allowed")
             content = file.read_bytes()
             image = decode(content)
+            text = file.with_suffix(".txt")
+            caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
         except (DataError, OSError) as error:
             yield Item(key, problem=str(error))
             continue
-        text = file.with_suffix(".txt")
         yield Item(
             key=key,
             image=image,
             label=file.parent.name if file.parent != root else None,
-            caption=text.read_text(encoding="utf-8", errors="replace").strip() if text.exists() else "",
+            caption=caption,
             validation=in_validation(content),
         )

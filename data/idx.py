@@ -5,6 +5,7 @@ The held-out split is the one that the authors of such a set made: the files who
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from svq.data.imageset import ImageSet, Item, cached
+from svq.data.imageset import Advance, ImageSet, Item, cached, nothing
 from svq.errors import DataError
+from svq.provenance import file_sha256
 
 FASHION = (
     "t-shirt",
@@ -39,7 +41,7 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
     data = path.read_bytes()
     try:
         data = gzip.decompress(data) if path.suffix == ".gz" else data
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} is damaged: {error}") from error
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise DataError(f"{path} is not an IDX file of unsigned bytes: it begins with {data[:4].hex()}")
@@ -58,10 +60,14 @@ def _find(folder: Path, part: str, kind: str) -> Path:
 
 def native_size(folder: Path) -> int:
     """Return the longer side of the pictures, to which they can be padded without loss."""
-    return max(read_idx(_find(folder, "t10k", "images-idx3-ubyte")).shape[1:])
+    file = _find(folder, "t10k", "images-idx3-ubyte")
+    shape = read_idx(file).shape
+    if len(shape) != 3:
+        raise DataError(f"{file} has shape {shape}, not that of pictures")
+    return max(shape[1:])
 
 
-def open_idx(folder: Path, size: int) -> ImageSet:
+def open_idx(folder: Path, size: int, advance: Advance = nothing) -> ImageSet:
     """Return the pictures of the four files train/t10k-images-idx3-ubyte and -labels-idx1-ubyte.
 
     Grey becomes RGB. Pictures smaller than `size` are padded with their border's black, larger ones scaled.
@@ -70,10 +76,12 @@ def open_idx(folder: Path, size: int) -> ImageSet:
         DataError: a file is missing or damaged.
     """
     files = {p: (_find(folder, p, "images-idx3-ubyte"), _find(folder, p, "labels-idx1-ubyte")) for p in PARTS}
-    stats = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for pair in files.values() for f in pair]
+    contents = [
+        file_sha256(file) for pair in files.values() for file in pair
+    ]  # MNIST's relatives differ in nothing else
     names = FASHION if "fashion" in str(folder.resolve()).lower() else tuple(map(str, range(256)))
-    key = f"idx|{hashlib.sha256(repr((stats, names)).encode()).hexdigest()}"
-    return cached(f"idx:{folder}", key, size, _items(files, size, names))
+    key = f"idx|{hashlib.sha256(repr((contents, names)).encode()).hexdigest()}"
+    return cached(f"idx:{folder}", key, size, _items(files, size, names), advance)
 
 
 def _items(files: dict[str, tuple[Path, Path]], size: int, names: tuple[str, ...]) -> Iterator[Item]:

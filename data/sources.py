@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from svq.data.imageset import ImageSet
+from svq.data.imageset import Advance, ImageSet, nothing
 from svq.errors import DataError
 
 GENERATED = "samples.json"  # the record in a folder that `svq generate` wrote
@@ -35,15 +35,16 @@ def native_size(source: str) -> int:
 
 def _pictures_in(path: Path) -> Path:
     """Return the folder of pictures; of generated ones, not the one with the grid beside them."""
-    return path / "images" if (path / GENERATED).is_file() else path
+    return path / "images" if (path / GENERATED).is_file() and (path / "images").is_dir() else path
 
 
-def open_images(source: str, size: int) -> ImageSet:
+def open_images(source: str, size: int, advance: Advance = nothing) -> ImageSet:
     """Open a source of images at `size` pixels; the first time it is prepared and cached.
 
     Args:
         source: a folder of images, ``openmoji``, ``idx:DIR``, or a packed ``.rec`` file.
         size: side of the pictures in pixels.
+        advance: called with the number of pictures read since the last call, while the source is prepared.
 
     Raises:
         DataError: there is no such source, or it holds no readable picture.
@@ -52,18 +53,18 @@ def open_images(source: str, size: int) -> ImageSet:
     if source == "openmoji":
         from svq.data.openmoji import open_openmoji
 
-        return open_openmoji(size)
+        return open_openmoji(size, advance)
     if source.startswith("idx:"):
         from svq.data.idx import open_idx
 
-        return open_idx(Path(source.removeprefix("idx:")).expanduser(), size)
+        return open_idx(Path(source.removeprefix("idx:")).expanduser(), size, advance)
     path = Path(source).expanduser()
     if path.suffix == ".rec":
         from svq.data.packed import open_packed
 
-        return open_packed(path, size)
-    if path.is_dir():
+        return open_packed(path, size, advance)
+    if source and path.is_dir():
         from svq.data.folder import open_folder
 
-        return open_folder(_pictures_in(path), size)
+        return open_folder(_pictures_in(path), size, advance)
     raise DataError(f"no data source '{source}'; expected {SOURCE_HELP}")

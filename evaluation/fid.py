@@ -4,7 +4,8 @@ References: FID, Heusel et al. 2017, arXiv:1706.08500; KID, Binkowski et al. 201
 Inception score, Salimans et al. 2016, arXiv:1606.03498.
 """
 
-import pickle
+import hashlib
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -78,9 +79,8 @@ def inception_weights(path: Path | None) -> Path:
         # torch-fidelity unpickles the file as it is, which could run code. Read it safely first: what passes
         # here holds tensors only.
         state = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        reason = (str(error) or "it ends early").splitlines()[0]
-        raise UserError(f"{path} is not a file of Inception weights: {reason}") from error
+    except Exception as error:  # a foreign file can make the reader raise almost anything
+        raise UserError(f"{path} is not a file of Inception weights; expected {URL_INCEPTION_V3}") from error
     if not isinstance(state, dict) or "Mixed_7c.branch1x1.conv.weight" not in state:
         raise UserError(f"{path} holds no weights of torch-fidelity's Inception network; expected {URL_INCEPTION_V3}")
     return path
@@ -135,7 +135,7 @@ def distance(
         cache=cache is not None,
         cache_root=str(cache) if cache else None,
         # torch-fidelity's key has no content in it: name the content and the weights.
-        input2_cache_name=f"{reference.fingerprint[:32]}-{(weights_hash or 'random')[:16]}" if cache else None,
+        input2_cache_name=_cache_name(reference, weights_hash) if cache else None,
         save_cpu_ram=True,  # no worker processes: the pictures are in memory already
         rng_seed=0,
         verbose=False,
@@ -152,6 +152,10 @@ def distance(
     }
 
 
+def _cache_name(reference: PictureSet, weights_hash: str | None) -> str:
+    return hashlib.sha256(f"{reference.fingerprint}|{weights_hash}".encode()).hexdigest()
+
+
 def distance_to(reference: Tensor, features: Features, weights: Path | None = None) -> Callable[[Tensor], float]:
     """Return a function that measures the Fréchet distance of pictures (N, 3, S, S) in [-1, 1] to a reference."""
 
@@ -160,10 +164,12 @@ def distance_to(reference: Tensor, features: Features, weights: Path | None = No
         return PictureSet(pixels, name, name)
 
     originals = as_set(reference, "originals")
+    cache = tempfile.TemporaryDirectory()  # the features of the originals are computed once
     metric = "fid" if features == "inception" else "frechet_random_conv"
 
     def measure(images: Tensor) -> float:
-        result = distance(as_set(images, "painted"), originals, features=features, weights=weights)
+        painted = as_set(images, "painted")
+        result = distance(painted, originals, features=features, weights=weights, cache=Path(cache.name))
         return float(result["metrics"][metric])
 
     return measure

@@ -7,7 +7,7 @@ samples.json            seed, sampling, fingerprints, configurations and version
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from svq.data.imageset import to_float, to_uint8
+from svq.data.imageset import Advance, nothing, to_float, to_uint8
 from svq.data.sources import GENERATED
 from svq.errors import CheckpointError, UserError, nearest
 from svq.evaluation.pictures import save_grid
@@ -85,7 +85,7 @@ def generate(
     seed: int = 0,
     sampling: SamplingConfig | None = None,
     batch_size: int = 64,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = nothing,
 ) -> dict[str, Any]:
     """Write `n` pictures, a grid and a record into the folder `out`, which appears when it is complete.
 
@@ -97,7 +97,7 @@ def generate(
         CheckpointError: the generator and the tokenizer do not belong together.
     """
     sampling = sampling or SamplingConfig()
-    if out.exists() and not (out / GENERATED).is_file() and any(out.iterdir()):
+    if out.exists() and not {p.name for p in out.iterdir()} <= {"images", "grid.png", GENERATED}:
         raise UserError(f"{out} holds other files, which would be lost; give another --out")
     marks = {"tokenizer": fingerprint(tokenizer), "generator": fingerprint(generator)}
     if generator.config.tokenizer != marks["tokenizer"]:

@@ -10,6 +10,7 @@ PACKAGES = (
     "torch",
     "torchvision",
     "numpy",
+    "pillow",
     "vector-quantize-pytorch",
     "x-transformers",
     "torch-fidelity",

@@ -38,10 +38,10 @@ class TokenizerTask(Task):
             raise DataError(f"the pictures have {images.image_size} px, the tokenizer {config.image_size}")
         self.config, self.images = train, images
         self.training, held_out = images.indices("train"), images.sample("val", train.evaluation_images)
-        if not len(self.training) or not len(held_out):
+        if len(self.training) < 2 or len(held_out) < 2:
             raise DataError(
                 f"{images.name} has {len(self.training)} pictures to train on and {len(held_out)} held out; "
-                "both are needed, give more pictures"
+                "2 or more of both are needed, give more pictures (a tenth is held out)"
             )
         self.size = len(self.training)
         self.held_out = to_float(images.batch(held_out))

@@ -1,12 +1,10 @@
 """From pictures to the file of codes."""
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
 
 from svq.data.codes import Codes
-from svq.data.imageset import ImageSet, to_float
+from svq.data.imageset import Advance, ImageSet, nothing, to_float
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.checkpoint import fingerprint
@@ -18,7 +16,7 @@ def tokenize(
     images: ImageSet,
     chosen: NDArray[np.int64] | None = None,
     batch_size: int = 128,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = nothing,
 ) -> Codes:
     """Write a set of pictures as codes.
 

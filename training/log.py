@@ -108,8 +108,11 @@ class RunLog:
 
 
 @contextmanager
-def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show the progress of work on `total` images on stderr; yields what takes the number just done."""
+def bar(title: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    """Show the progress of work on stderr; yields what takes the number of images, or other units, just done.
+
+    Off a terminal it is one line at the end, or none where the total was unknown and nothing was to be done.
+    """
     began, done = time.perf_counter(), 0
     with _progress(title) as progress:
         task = progress.add_task(title, total=total, status="")
@@ -118,12 +121,12 @@ def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
             nonlocal done
             done += count
             speed = done / max(time.perf_counter() - began, 1e-9)
-            progress.update(task, completed=done, status=f"{speed:.0f} images/s")
+            progress.update(task, completed=done, status=f"{speed:.0f} {unit}/s")
 
         yield advance
-    if not console.is_terminal:
+    if not console.is_terminal and (done or total is not None):
         seconds = time.perf_counter() - began
-        print(f"{title}: {done}/{total} images  {done / max(seconds, 1e-9):.0f} images/s", file=sys.stderr)
+        print(f"{title}: {done}/{total or done} {unit}  {done / max(seconds, 1e-9):.0f} {unit}/s", file=sys.stderr)
 
 
 def _progress(title: str) -> Progress:

@@ -11,6 +11,13 @@ MISTAKES = {
     "tokenizer train --preset nanno": "unknown preset 'nanno'; did you mean 'nano'?",
     "tokenizer train --set train.sed=1": "unknown key 'train.sed'; did you mean 'seed'?",
     "tokenizer train --images many": "expected a whole number above 0 such as 3000, 200k or 1.5M, got 'many'",
+    "tokenizer train --images inf": "expected a whole number above 0 such as 3000, 200k or 1.5M, got 'inf'",
+    "tokenizer train --out /dev/null": "'/dev/null' cannot be a folder of its own",
+    "tokenize --out .": "'.' cannot be a file",
+    "generate --out .": "'.' cannot be a folder of its own",
+    "data info --sheet sheet": "'sheet' must end in .png",
+    "data pack --out x.json": "'x.json' must end in .rec",
+    "data info --image-size 1000000": "--image-size",
     "tokenizer train --batch-size 0": "--batch-size",
     "tokenizer train --config none.yaml": "none.yaml cannot be read",
     "tokenize --tokenizer nowhere": "no checkpoint in nowhere",
@@ -43,6 +50,14 @@ def test_a_mistake_is_one_line_and_exit_code_2(command: str, tmp_path: Path) -> 
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_last_result_that_is_gone_is_not_replaced_by_another(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "last.json").write_text('{"tokenizer": "runs/mine", "codes": 5}')
+    done = svq("eval", "recon", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "the last tokenizer, runs/mine, is gone" in done.stderr
 
 
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:

@@ -47,6 +47,15 @@ def test_damage_is_named(tmp_path: Path, content: bytes) -> None:
         load_codes(tmp_path / "c")
 
 
+def test_one_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    example().save(tmp_path / "c")
+    content = bytearray((tmp_path / "c").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_codes(tmp_path / "c")
+
+
 def test_another_safetensors_file_is_refused(tmp_path: Path) -> None:
     save_file({"x": np.zeros(1)}, tmp_path / "c")
     with pytest.raises(CheckpointError, match="not a file of codes"):

@@ -1,5 +1,6 @@
 """The folder source: classes, captions, and files that cannot be read."""
 
+import os
 import shutil
 import struct
 import zlib
@@ -52,6 +53,27 @@ def test_what_cannot_be_read_is_skipped_counted_and_named(folder: Path, tmp_path
     assert len(images) == 64
     assert [line.split(":")[0] for line in images.skipped] == ["cut.png", "empty.jpg", "enormous.png", "text.webp"]
     assert "3600000000" in images.skipped[2].replace(",", "") or "60000 x 60000" in images.skipped[2]
+
+
+def test_odd_names_links_and_folders_do_no_harm(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "with space"
+    (root / "box").mkdir(parents=True)
+    picture = (folder / "box" / "00.png").read_bytes()
+    with open(os.fsencode(root) + b"/box/caf\xe9.png", "wb") as file:
+        file.write(picture)
+    (root / "box" / "1.png").write_bytes(picture)
+    (root / "box" / "1.txt").mkdir()
+    (root / "disc").symlink_to(folder / "disc")
+    (root / "loop").symlink_to(root)
+    images = open_images(str(root), 16)
+    assert len(images) == 34
+    assert images.classes == ("box", "disc")
+    assert "box/caf\\xe9.png" in images.keys
+
+
+def test_no_source_is_not_the_current_folder() -> None:
+    with pytest.raises(DataError, match="no data source ''"):
+        open_images("", 16)
 
 
 def test_a_picture_too_large_in_bytes_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The IDX source, on files made here."""
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def test_small_pictures_are_padded_and_the_authors_split_is_kept(mnist: Path) ->
     original = read_idx(mnist / "train-images-idx3-ubyte.gz")
     assert (images.images[0, :, 2:30, 2:30] == original[0]).all()
     assert not images.images[:, :, :2].any()
+
+
+def test_sets_that_differ_in_content_alone_are_not_confused(mnist: Path) -> None:
+    before = open_images(f"idx:{mnist}", 28)
+    file = mnist / "t10k-images-idx3-ubyte"
+    stat = file.stat()
+    file.write_bytes(file.read_bytes()[:-1] + b"\x07")
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert open_images(f"idx:{mnist}", 28).fingerprint != before.fingerprint
 
 
 def test_fashion_gets_its_names(mnist: Path, tmp_path: Path) -> None:

@@ -30,6 +30,12 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert fit(Image.new(mode, (9, 9)), 4).shape == (3, 4, 4)
 
 
+def test_sixteen_bits_of_grey_keep_their_shades() -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    fitted = fit(Image.fromarray(ramp), 8)
+    np.testing.assert_allclose(fitted[0].ravel(), ramp.ravel() / 257, atol=1)
+
+
 def test_a_tenth_is_held_out() -> None:
     assert abs(sum(in_validation(str(i).encode()) for i in range(10_000)) - 1000) < 100
 
@@ -67,10 +73,46 @@ def test_an_interruption_leaves_nothing_half_written(monkeypatch: pytest.MonkeyP
     assert len(cached("test", "key", 4, items())) == 5
 
 
-def test_a_damaged_cache_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_is_left_of_a_set_without_its_index_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
     cached("test", "key", 4, items())
-    (file,) = tmp_path.rglob("images.u8")
+    (index,) = tmp_path.rglob("index.json")
+    index.unlink()
+    assert len(cached("test", "key", 4, items())) == 5
+
+
+def test_the_slower_of_two_builders_takes_what_the_quicker_one_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
+
+    def slow() -> Iterator[Item]:
+        yield from items()
+        cached("test", "key", 4, items())  # meanwhile, elsewhere
+
+    assert len(cached("test", "key", 4, slow())) == 5
+    assert len(list((tmp_path / "datasets").iterdir())) == 1
+
+
+def test_the_fingerprint_does_not_depend_on_how_a_library_words_its_errors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
+
+    def with_problem(text: str) -> Iterator[Item]:
+        yield from items()
+        yield Item("bad", problem=text)
+
+    a, b = cached("test", "a", 4, with_problem("at 0x1")), cached("test", "b", 4, with_problem("at 0x2"))
+    assert a.fingerprint == b.fingerprint != cached("test", "c", 4, items()).fingerprint
+    assert a.skipped == ("bad: at 0x1",)
+
+
+@pytest.mark.parametrize("name", ["images.u8", "index.json"])
+def test_a_damaged_cache_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
+    cached("test", "key", 4, items())
+    (file,) = tmp_path.rglob(name)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(DataError, match="is damaged; delete that folder"):
         cached("test", "key", 4, items())

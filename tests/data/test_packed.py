@@ -57,6 +57,43 @@ def test_an_index_of_another_kind_is_refused(packed: Path) -> None:
         open_images(str(packed), 16)
 
 
+@pytest.mark.parametrize("content", ["[]", "{", '{"schema": "svq packed images 1", "count": 3}'])
+def test_a_damaged_index_is_named(packed: Path, content: str) -> None:
+    packed.with_suffix(".json").write_text(content)
+    with pytest.raises(DataError, match=r"set\.json"):
+        open_images(str(packed), 16)
+
+
+def test_what_the_offsets_leave_out_is_found(packed: Path) -> None:
+    packed.with_suffix(".json").unlink()
+    packed.with_suffix(".idx").write_text("0\t0\n")
+    assert "63 of 64 records are not named" in verify_packed(packed)["problems"][0]
+    packed.write_bytes(b"")
+    assert "holds no record" in verify_packed(packed)["problems"][0]
+
+
+def test_packing_never_destroys_other_files(pictures: ImageSet, tmp_path: Path) -> None:
+    (tmp_path / "photos.json").write_text('{"mine": 1}')
+    with pytest.raises(DataError, match="is not an index of packed images"):
+        pack(pictures, tmp_path / "photos.rec")
+    with pytest.raises(DataError, match=r"a packed file ends in \.rec"):
+        pack(pictures, tmp_path / "photos.json")
+    assert [p.name for p in tmp_path.iterdir()] == ["photos.json"]
+    assert (tmp_path / "photos.json").read_text() == '{"mine": 1}'
+
+
+def test_an_interrupted_repack_keeps_the_old_files(
+    pictures: ImageSet, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(pictures, packed, interrupt)
+    assert verify_packed(packed)["problems"] == []
+    assert len(list(packed.parent.iterdir())) == 3
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         open_images(str(tmp_path / "none.rec"), 16)

@@ -35,7 +35,8 @@ def test_the_bytes_are_those_of_the_format() -> None:
 def test_every_payload_comes_back(tmp_path_factory: pytest.TempPathFactory, payloads: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("rec") / "a.rec"
     path.write_bytes(written(*payloads))
-    assert list(read_records(path)) == payloads
+    assert [payload for _, payload in read_records(path)] == payloads
+    assert [offset for offset, _ in read_records(path)] == [len(written(*payloads[:i])) for i in range(len(payloads))]
 
 
 def test_every_truncation_is_noticed(tmp_path: Path) -> None:

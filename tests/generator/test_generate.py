@@ -71,6 +71,10 @@ def test_other_files_are_never_overwritten(generator: Generator, tokenizer: Styl
     with pytest.raises(UserError, match="holds other files"):
         generate(generator, tokenizer, tmp_path, 2)
     assert (tmp_path / "precious.txt").read_text() == "keep me"
+    generate(generator, tokenizer, tmp_path / "s", 2)
+    (tmp_path / "s" / "fid.json").write_text("{}")
+    with pytest.raises(UserError, match="holds other files"):
+        generate(generator, tokenizer, tmp_path / "s", 2)
 
 
 def test_another_tokenizer_is_refused(generator: Generator, config: TokenizerConfig, tmp_path: Path) -> None:
