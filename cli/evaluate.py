@@ -138,19 +138,26 @@ def recon(
     data: options.Data = "openmoji",
     split: options.Split = "val",
     n: Count = 2048,
+    vgg16: Annotated[
+        Path | None, typer.Option("--vgg16", metavar="PATH", help="torchvision's file of VGG16 weights: adds LPIPS.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure how well pictures are painted again from all their codes."""
+    from svq.evaluation.lpips import LPIPS
     from svq.evaluation.reconstruction import reconstruction_quality
 
+    perception = LPIPS(vgg16) if vgg16 is not None else None
     encoded = _encode(tokenizer, data, split, n)
-    quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, encoded.images)
+    quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, encoded.images, perception)
     result = {**quality._asdict(), **encoded.receipt}
     rows = {
         "PSNR": f"{quality.psnr:.2f} dB (spread {quality.psnr_spread:.2f})",
         "SSIM": f"{quality.ssim:.4f}",
         "mean absolute error": f"{quality.l1:.4f} (values from -1 to 1)",
     }
+    if quality.lpips is not None:
+        rows["LPIPS"] = f"{quality.lpips:.4f}"
     show(result, rows, as_json)
 
 

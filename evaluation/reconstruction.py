@@ -7,16 +7,26 @@ import torch
 from torch import Tensor
 
 Decode = Callable[[Tensor], Tensor]  # codes (B, k) int64 -> pictures (B, 3, S, S) in [-1, 1]
+Perception = Callable[[Tensor, Tensor], Tensor]  # pictures and references (B, 3, S, S) -> distances (B,)
 BATCH = 128
 
 
 class Quality(NamedTuple):
-    """Means over the pictures: PSNR in dB and its standard deviation, SSIM in [-1, 1], absolute error in [0, 2]."""
+    """Means over the pictures.
+
+    Attributes:
+        psnr: in dB.
+        psnr_spread: standard deviation of the PSNR over the pictures, in dB.
+        ssim: structural similarity, in [-1, 1].
+        l1: absolute error of values in [-1, 1].
+        lpips: perceptual distance, or None where it was not asked for.
+    """
 
     psnr: float
     psnr_spread: float
     ssim: float
     l1: float
+    lpips: float | None
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
@@ -42,8 +52,23 @@ def decode_all(decode: Decode, codes: Tensor) -> Tensor:
     return torch.cat([decode(part).cpu() for part in codes.split(BATCH)])
 
 
-def reconstruction_quality(decode: Decode, codes: Tensor, images: Tensor) -> Quality:
-    """Compare pictures painted from codes (N, 36) with the originals (N, 3, S, S) in [-1, 1]."""
+@torch.no_grad()
+def _mean_distance(perception: Perception, painted: Tensor, images: Tensor) -> float:
+    pairs = zip(painted.split(BATCH), images.split(BATCH), strict=True)
+    return float(torch.cat([perception(a, b) for a, b in pairs]).mean())
+
+
+def reconstruction_quality(
+    decode: Decode, codes: Tensor, images: Tensor, perception: Perception | None = None
+) -> Quality:
+    """Compare pictures painted from codes (N, 36) with the originals (N, 3, S, S) in [-1, 1].
+
+    Args:
+        decode: paints codes.
+        codes: the codes.
+        images: the originals.
+        perception: measures LPIPS, where its weights are at hand.
+    """
     painted = decode_all(decode, codes)
     values = psnr(painted, images)
     return Quality(
@@ -51,4 +76,5 @@ def reconstruction_quality(decode: Decode, codes: Tensor, images: Tensor) -> Qua
         psnr_spread=float(values.std()),
         ssim=float(ssim(painted, images).mean()),
         l1=float((painted - images).abs().mean()),
+        lpips=_mean_distance(perception, painted, images) if perception is not None else None,
     )

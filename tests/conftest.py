@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torchvision
 from PIL import Image, ImageDraw
 
 from svq.data import ImageSet, open_images
@@ -64,3 +66,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pictures(folder: Path, _session: None) -> ImageSet:
     """The pictures of the folder at 16 px."""
     return open_images(str(folder), 16)
+
+
+@pytest.fixture(scope="session")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of VGG16 weights, drawn at random."""
+    torch.manual_seed(0)
+    features = torchvision.models.vgg16(weights=None).features.state_dict()
+    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
+    torch.save({f"features.{name}": tensor for name, tensor in features.items()}, path)
+    return path

@@ -1,6 +1,7 @@
 """The configuration of a tokenizer: its shapes and its quantizer."""
 
 import math
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -119,8 +120,19 @@ class TokenizerTrainConfig(TrainConfig):
     truncated_share: float = Field(0.1, ge=0, le=1, description="share of the pictures painted from a prefix only")
     reconstruction: Literal["l1", "l2"] = "l2"
     kl_weight: float = Field(1e-6, ge=0)
+    perceptual_weight: float = Field(0.0, ge=0, description="weight of LPIPS beside the reconstruction; 0: none")
+    perceptual_vgg16: Path | None = Field(None, description="torchvision's file of VGG16 weights, which LPIPS needs")
     flip: bool = Field(True, description="mirror half of the training pictures")
     evaluation_images: PositiveInt = Field(512, description="held-out pictures to evaluate on, at most")
+
+    @model_validator(mode="after")
+    def _perception_has_weights(self) -> "TokenizerTrainConfig":
+        if self.perceptual_weight and self.perceptual_vgg16 is None:
+            raise ValueError(
+                f"perceptual_weight {self.perceptual_weight} needs the weights of VGG16; name torchvision's file "
+                "vgg16-397923af.pth with train.perceptual_vgg16"
+            )
+        return self
 
     @model_validator(mode="after")
     def _quantization_is_reached(self) -> "TokenizerTrainConfig":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from svq.data.imageset import ImageSet, to_float
 from svq.errors import DataError
+from svq.evaluation.lpips import LPIPS
 from svq.evaluation.pictures import PREFIXES, prefix_name, save_rows
 from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
@@ -45,6 +46,8 @@ class TokenizerTask(Task):
             )
         self.size = len(self.training)
         self.held_out = to_float(images.batch(held_out))
+        vgg16 = train.perceptual_vgg16 if train.perceptual_weight else None
+        self.perception = LPIPS(vgg16) if vgg16 is not None else None
         self.model = build_seeded(train.seed, lambda: build(config))
         self.model_config = config.model_dump(mode="json")
         self.identity = {"data": images.fingerprint}
@@ -67,7 +70,11 @@ class TokenizerTask(Task):
         reconstruction = distance(result.images, images)
         kl = result.posterior.kl()
         total = reconstruction + self.config.kl_weight * kl + result.quantizer_loss
-        return Losses(total, {"reconstruction": reconstruction, "kl": kl, "quantizer": result.quantizer_loss})
+        parts = {"reconstruction": reconstruction, "kl": kl, "quantizer": result.quantizer_loss}
+        if self.perception is not None:
+            parts["perceptual"] = self.perception.to(images.device)(result.images, images).mean()
+            total = total + self.config.perceptual_weight * parts["perceptual"]
+        return Losses(total, parts)
 
     def _keep(self, images: Tensor) -> Tensor:
         """Draw how many conditions of each picture count (B,): mostly all, else uniform over the prefixes."""

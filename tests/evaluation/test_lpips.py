@@ -14,15 +14,6 @@ from svq.evaluation.lpips import LPIPS
 RELUS = (3, 8, 15, 22, 29)  # the last activation of each of VGG16's five stages
 
 
-@pytest.fixture(scope="module")
-def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    features = torchvision.models.vgg16(weights=None).features.state_dict()
-    path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
-    torch.save({f"features.{name}": tensor for name, tensor in features.items()}, path)
-    return path
-
-
 def transcription(vgg16: Path, a: Tensor, b: Tensor) -> Tensor:
     weights = torch.load(vgg16, weights_only=True)
     with (files("torchmetrics.functional.image") / "lpips_models" / "vgg.pth").open("rb") as file:

@@ -83,6 +83,13 @@ def test_quality_of_a_known_error() -> None:
     assert quality.psnr == pytest.approx(20, abs=1e-3)
     assert quality.psnr_spread == pytest.approx(0, abs=1e-3)
     assert quality.l1 == pytest.approx(0.2, abs=1e-5)
+    assert quality.lpips is None
+
+    def perception(a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).mean((1, 2, 3))
+
+    again = reconstruction_quality(paint_16, codes, paint_16(codes) + 0.2, perception)
+    assert again.lpips == pytest.approx(-0.2, abs=1e-5)
 
 
 def test_use_of_a_codebook_in_closed_form() -> None:

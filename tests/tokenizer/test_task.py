@@ -1,5 +1,7 @@
 """The training step of stage one."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -54,6 +56,26 @@ def test_a_vae_gets_its_codebook_at_the_end(config: TokenizerConfig, pictures: I
     assert not task.model.quantizer.started
     task.prepare(1.0)
     assert task.model.quantizer.started
+
+
+def test_the_perceptual_loss_joins_the_others(config: TokenizerConfig, pictures: ImageSet, vgg16: Path) -> None:
+    batch = torch.arange(8)
+    losses = []
+    for weight in (0.0, 0.5):
+        train = TokenizerTrainConfig(perceptual_weight=weight, perceptual_vgg16=vgg16)
+        task = TokenizerTask(config, train, pictures)
+        torch.manual_seed(0)
+        losses.append(task.losses(task.batch(batch), progress=1.0))
+    plain, both = losses
+    assert "perceptual" not in plain.parts
+    assert both.parts["perceptual"] > 0
+    torch.testing.assert_close(both.total, plain.total + 0.5 * both.parts["perceptual"])
+    assert not any("perception" in name for name in task.model.state_dict())
+
+
+def test_the_perceptual_loss_needs_its_weights() -> None:
+    with pytest.raises(ValueError, match=r"needs the weights of VGG16; name torchvision's file"):
+        TokenizerTrainConfig(perceptual_weight=0.1)
 
 
 def test_pictures_of_another_size_are_refused(config: TokenizerConfig, pictures: ImageSet) -> None:
