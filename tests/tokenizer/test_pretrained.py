@@ -1,0 +1,49 @@
+"""The tokenizers that come with svq."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from svq.data import open_images
+from svq.data.imageset import to_float
+from svq.evaluation.reconstruction import reconstruction_quality
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.model import PRETRAINED
+from svq.training.checkpoint import verify
+
+NAMES = sorted(p.name for p in PRETRAINED.iterdir() if p.is_dir())
+
+
+def test_the_default_is_there() -> None:
+    assert "openmoji-32" in NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_whole_small_and_says_where_it_comes_from(name: str) -> None:
+    folder = PRETRAINED / name
+    verify(folder)
+    assert sum(p.stat().st_size for p in folder.iterdir()) < 15 * 2**20
+    run = json.loads((folder / "run.json").read_text())
+    assert run["identity"].keys() >= {"model", "train", "data"}
+    assert run["versions"]["torch"]
+    card = (folder / "card.md").read_text()
+    assert run["identity"]["data"] in card
+    assert "svq tokenizer train" in card
+    assert "CC BY-SA 4.0" in card
+
+
+def test_it_paints_held_out_emoji_as_well_as_its_card_says() -> None:
+    tokenizer = StyledTokenizer.from_pretrained("openmoji-32")
+    images = open_images("openmoji", 32)
+    originals = to_float(images.batch(images.sample("val", 128)))
+    codes = torch.cat([tokenizer.encode(part) for part in originals.split(64)])
+    assert reconstruction_quality(tokenizer.decode, codes, originals).psnr > 20
+
+
+def test_a_folder_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = StyledTokenizer.from_pretrained("openmoji-32").config.model_copy(update={"plain_layers": 0})
+    StyledTokenizer(small).save_pretrained("openmoji-32")
+    assert StyledTokenizer.from_pretrained("openmoji-32").config.plain_layers == 0
