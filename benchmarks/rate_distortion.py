@@ -74,7 +74,8 @@ def main() -> None:
             model = load_model(find(out), lambda _: build(settings.model)).eval()  # noqa: B023
             originals = task.held_out
             codes = torch.cat([model.encode(part) for part in originals.split(128)])
-            measured = measure_order(model.decode, codes, originals, distance_to(originals, "random-conv"))
+            with distance_to(originals, "random-conv") as distance:
+                measured = measure_order(model.decode, codes, originals, distance)
             save_prefixes(out / "prefixes.png", model.decode, codes, originals, (1, 2, 4, 8, 16, 24))
             result = {
                 "model": name,

@@ -1,6 +1,7 @@
 """The instruments: distances between sets of pictures, reconstruction, order, and use of the codebook."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -187,8 +188,8 @@ def order(
         weights = inception_weights(weights)  # before anything slow
     encoded = _encode(tokenizer, data, split, n)
     decode, codes = encoded.tokenizer.decode, encoded.codes
-    distance = None if features == "none" else distance_to(encoded.images, features, weights)
-    with bar("measure", 2 * codes.numel()) as advance:
+    frechet = nullcontext() if features == "none" else distance_to(encoded.images, features, weights)
+    with frechet as distance, bar("measure", 2 * codes.numel()) as advance:
         measured = measure_order(decode, codes, encoded.images, distance, advance)
     result = {**measured._asdict(), "features": features, **encoded.receipt}
     if out:

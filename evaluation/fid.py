@@ -6,7 +6,8 @@ Inception score, Salimans et al. 2016, arXiv:1606.03498.
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -156,23 +157,30 @@ def _cache_name(reference: PictureSet, weights_hash: str | None) -> str:
     return hashlib.sha256(f"{reference.fingerprint}|{weights_hash}".encode()).hexdigest()
 
 
-def distance_to(reference: Tensor, features: Features, weights: Path | None = None) -> Callable[[Tensor], float]:
-    """Return a function that measures the Fréchet distance of pictures (N, 3, S, S) in [-1, 1] to a reference."""
+@contextmanager
+def distance_to(
+    reference: Tensor, features: Features, weights: Path | None = None
+) -> Iterator[Callable[[Tensor], float]]:
+    """Yield a function that measures the Fréchet distance of pictures (N, 3, S, S) in [-1, 1] to a reference.
+
+    The features of the reference are computed once, and forgotten at the end.
+    """
 
     def as_set(images: Tensor, name: str) -> PictureSet:
         pixels = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         return PictureSet(pixels, name, name)
 
     originals = as_set(reference, "originals")
-    cache = tempfile.TemporaryDirectory()  # the features of the originals are computed once
     metric = "fid" if features == "inception" else "frechet_random_conv"
 
-    def measure(images: Tensor) -> float:
-        painted = as_set(images, "painted")
-        result = distance(painted, originals, features=features, weights=weights, cache=Path(cache.name))
-        return float(result["metrics"][metric])
+    with tempfile.TemporaryDirectory() as cache:
 
-    return measure
+        def measure(images: Tensor) -> float:
+            painted = as_set(images, "painted")
+            result = distance(painted, originals, features=features, weights=weights, cache=Path(cache))
+            return float(result["metrics"][metric])
+
+        yield measure
 
 
 def _named(raw: dict[str, float], inception: bool) -> dict[str, float]:

@@ -11,10 +11,11 @@ from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from svq.data import ImageSet
+from svq.data.imageset import to_float
 from svq.errors import DataError, UserError
 from svq.evaluation import fid
 from svq.evaluation.features import RANDOM_CONV, RandomConvFeatures
-from svq.evaluation.fid import PictureSet, distance
+from svq.evaluation.fid import PictureSet, distance, distance_to
 
 
 class Pixels(RandomConvFeatures):
@@ -165,3 +166,11 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_one_picture_has_no_distribution(pictures: ImageSet) -> None:
     with pytest.raises(DataError, match="a distance needs at least 2"):
         distance(of(pictures.images[:1]), of(pictures.images), features="random-conv")
+
+
+def test_a_function_measures_many_sets_against_one_reference(pictures: ImageSet) -> None:
+    images = to_float(pictures.batch(pictures.indices("all")))
+    with distance_to(images, "random-conv") as measure:
+        near, far = measure(images + 0.05 * torch.randn_like(images)), measure(-images)
+        assert measure(images) == pytest.approx(0, abs=1e-4)
+    assert 0 < near < far
