@@ -21,6 +21,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
 from svq.errors import DataError, UserError
 from svq.evaluation.features import RANDOM_CONV
+from svq.evaluation.weights import read_weights
 from svq.provenance import file_sha256, versions
 
 Features = Literal["inception", "random-conv"]
@@ -74,16 +75,9 @@ def inception_weights(path: Path | None) -> Path:
         path = inception_cache()
         if not path.exists():
             _fetch(path)
-    if not path.is_file():
-        raise UserError(f"no file of Inception weights at {path}; give another with --weights PATH")
-    try:
-        # torch-fidelity unpickles the file as it is, which could run code. Read it safely first: what passes
-        # here holds tensors only.
-        state = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a foreign file can make the reader raise almost anything
-        raise UserError(f"{path} is not a file of Inception weights; expected {URL_INCEPTION_V3}") from error
-    if not isinstance(state, dict) or "Mixed_7c.branch1x1.conv.weight" not in state:
-        raise UserError(f"{path} holds no weights of torch-fidelity's Inception network; expected {URL_INCEPTION_V3}")
+    # torch-fidelity unpickles the file as it is, which could run code. Read it safely first: what passes here holds
+    # tensors only.
+    read_weights(path, f"Inception ({URL_INCEPTION_V3})", has="Mixed_7c.branch1x1.conv.weight")
     return path
 
 

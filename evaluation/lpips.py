@@ -6,10 +6,10 @@ read from a file, so that nothing is ever fetched in the middle of a run.
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from svq.errors import UserError
+from svq.evaluation.weights import read_weights
 
 VGG16 = "vgg16-397923af.pth"  # torchvision's name for the file
 
@@ -29,13 +29,14 @@ class LPIPS(nn.Module):
         from torchmetrics.functional.image.lpips import _LPIPS
 
         self.network = _LPIPS(pretrained=True, net="vgg", pnet_rand=True, use_dropout=True, eval_mode=True)
-        weights = _read(vgg16)
+        what = f"VGG16 (torchvision's {VGG16})"
+        weights = read_weights(vgg16, what, has="features.28.weight")
         backbone = self.network.net
         for name, tensor in backbone.state_dict().items():
             layer = name.split(".", 1)[1]  # slice1.0.weight is features.0.weight
             given = weights.get(f"features.{layer}")
             if given is None or given.shape != tensor.shape:
-                raise UserError(f"{vgg16} holds no weights of VGG16 (features.{layer}); expected torchvision's {VGG16}")
+                raise UserError(f"{vgg16} holds other weights (features.{layer}); expected those of {what}")
             tensor.copy_(given)
         self.requires_grad_(False).eval()
 
@@ -47,15 +48,3 @@ class LPIPS(nn.Module):
         """Stay in evaluation mode: dropout has no place in a measure."""
         del mode
         return super().train(False)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"no file of VGG16 weights at {path}; expected torchvision's {VGG16}")
-    try:
-        weights = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # a foreign file can make the reader raise almost anything
-        raise UserError(f"{path} is not a file of VGG16 weights; expected torchvision's {VGG16}") from error
-    if not isinstance(weights, dict):
-        raise UserError(f"{path} is not a file of VGG16 weights; expected torchvision's {VGG16}")
-    return weights

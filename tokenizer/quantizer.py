@@ -7,6 +7,7 @@ Every quantizer also has a continuous side, the latents as the decoder sees them
 begins. It has the range of the codes, so that the switch from one to the other is a small step.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -36,7 +37,7 @@ class PositionNorm(nn.Module):
         return self.norm(z.flatten(1)).view_as(z)  # (B, 36, d)
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """What all quantizers have in common."""
 
     needs_start = False  # whether `start` must have seen latents before there are codes
@@ -51,17 +52,17 @@ class Quantizer(nn.Module):
         """Initialise the codebook from normalised latents (B, 36, d) of real pictures."""
         self.started.fill_(True)
 
+    @abstractmethod
     def continuous(self, latents: Tensor) -> Tensor:
         """Return the latents (B, 36, d) in the range of the codes, not quantized."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, latents: Tensor) -> Quantized:
         """Quantize normalised latents (B, 36, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
         """Return the latents (B, k, d) of codes (B, k) int64."""
-        raise NotImplementedError
 
 
 class CosineVQ(Quantizer):

@@ -123,11 +123,7 @@ def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, 
         norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.optimizer.clip)
         sound = sound & norm.isfinite()
         rate = learning_rate(config.optimizer, step / steps)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad()
+        update(optimizers, rate)
         seen += config.batch_size
         last = step + 1 == steps
         if last:
@@ -149,6 +145,15 @@ def train(task: Task, config: TrainConfig, out: Path, log: RunLog) -> dict[str, 
         if saved:
             save(run, out, step + 1)
     return metrics or log.last_metrics() or evaluate(run, log, steps * config.batch_size, out)
+
+
+def update(optimizers: list[Optimizer], rate: float) -> None:
+    """Take a step with each optimizer at a learning rate, and forget the gradients."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def due(seen: int, every: int, batch_size: int) -> bool:

@@ -26,7 +26,7 @@ MISTAKES = {
     "generate --n 4": "no generator yet",
     "generate --n 0": "--n",
     "eval fid --features random-conv": "no samples yet",
-    "eval fid --weights none.pth": "no file of Inception weights at none.pth",
+    "eval fid --weights none.pth": "no file of weights at none.pth; expected those of Inception",
     "eval recon --tokenizer nowhere": "no checkpoint in nowhere",
     "tokenizer export --tokenizer nowhere": "no checkpoint in nowhere",
     "data pack nowhere": "no data source 'nowhere'",

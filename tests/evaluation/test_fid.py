@@ -158,7 +158,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "owned",))
 
     torch.save({"x": Evil()}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="is not a file of Inception weights; expected"):
+    with pytest.raises(UserError, match="is not a file of weights; expected those of Inception"):
         fid.inception_weights(tmp_path / "w.pth")
     assert not (tmp_path / "owned").exists()
 
