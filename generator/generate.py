@@ -7,6 +7,7 @@ samples.json            seed, sampling, fingerprints, configurations and version
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -105,32 +106,36 @@ def generate(
             "this generator was trained on the codes of another tokenizer; name theirs with --tokenizer"
         )
     label_of(generator, sampling.class_name)  # an unknown class is found before anything is written
-    work = out.parent / f".{out.name}.writing"
-    shutil.rmtree(work, ignore_errors=True)
-    (work / "images").mkdir(parents=True)
-    written, shown = 0, []
-    for _, images in paint(generator, tokenizer, n, seed, sampling, batch_size):
-        for image in images:
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(work / "images" / f"{written:06d}.png")
-            written += 1
-        shown.append(images[: max(0, SHOWN - written + len(images))])
-        advance(len(images))
-    save_grid(work / "grid.png", to_float(torch.cat(shown)))
-    record = {
-        "count": n,
-        "seed": seed,
-        "sampling": sampling.model_dump(mode="json"),
-        "image_size": tokenizer.config.image_size,
-        "tokenizer": {
-            "fingerprint": marks["tokenizer"],
-            "config": tokenizer.config.model_dump(mode="json"),
-        },
-        "generator": {
-            "fingerprint": marks["generator"],
-            "config": generator.config.model_dump(mode="json"),
-        },
-        "versions": versions(),
-    }
-    (work / GENERATED).write_text(json.dumps(record, indent=1))
-    replace(out, work)
-    return record
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))  # its own, should two write at once
+    try:
+        work.chmod(0o755)
+        (work / "images").mkdir()
+        written, shown = 0, []
+        for _, images in paint(generator, tokenizer, n, seed, sampling, batch_size):
+            for image in images:
+                Image.fromarray(image.permute(1, 2, 0).numpy()).save(work / "images" / f"{written:06d}.png")
+                written += 1
+            shown.append(images[: max(0, SHOWN - written + len(images))])
+            advance(len(images))
+        save_grid(work / "grid.png", to_float(torch.cat(shown)))
+        record = {
+            "count": n,
+            "seed": seed,
+            "sampling": sampling.model_dump(mode="json"),
+            "image_size": tokenizer.config.image_size,
+            "tokenizer": {
+                "fingerprint": marks["tokenizer"],
+                "config": tokenizer.config.model_dump(mode="json"),
+            },
+            "generator": {
+                "fingerprint": marks["generator"],
+                "config": generator.config.model_dump(mode="json"),
+            },
+            "versions": versions(),
+        }
+        (work / GENERATED).write_text(json.dumps(record, indent=1))
+        replace(out, work)
+        return record
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

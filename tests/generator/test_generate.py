@@ -77,6 +77,19 @@ def test_other_files_are_never_overwritten(generator: Generator, tokenizer: Styl
         generate(generator, tokenizer, tmp_path / "s", 2)
 
 
+def test_an_interruption_leaves_the_earlier_result_and_nothing_else(
+    generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path
+) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    generate(generator, tokenizer, tmp_path / "s", 2)
+    with pytest.raises(KeyboardInterrupt):
+        generate(generator, tokenizer, tmp_path / "s", 5, advance=interrupt)
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+    assert len(list((tmp_path / "s" / "images").iterdir())) == 2
+
+
 def test_another_tokenizer_is_refused(generator: Generator, config: TokenizerConfig, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="codes of another tokenizer"):
         generate(generator, StyledTokenizer(config).eval(), tmp_path / "s", 2)
