@@ -24,6 +24,7 @@ from svq.tokenizer.presets import PRESETS
 from svq.tokenizer.task import TokenizerTask
 from svq.training.checkpoint import find, load_model
 from svq.training.config import TrainConfig
+from svq.training.draws import Draws
 from svq.training.optimizer import build_optimizers
 from svq.training.runs import train_run
 from svq.training.settings import resolve
@@ -37,7 +38,8 @@ def images_per_second(task: TokenizerTask, config: TrainConfig, seconds: float =
     indices, rounds = torch.arange(config.batch_size), 0
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        task.losses(task.batch(indices), progress=1.0).total.backward()
+        draws = Draws(config.seed, 0, config.batch_size, slice(None), torch.device("cpu"))
+        task.losses(task.batch(indices), 1.0, draws).total.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -70,7 +72,7 @@ def main() -> None:
             count = int(speed * 60 * arguments.minutes)
             settings = resolve(settings, options={"train.images": count, "train.evaluate_every": count})
             task = TokenizerTask(settings.model, settings.train, images, build)
-            run = train_run(name, task, settings.train, out)
+            run = train_run(name, lambda: task, settings.train, out)  # noqa: B023
             model = load_model(find(out), lambda _: build(settings.model)).eval()  # noqa: B023
             originals = task.held_out
             codes = torch.cat([model.encode(part) for part in originals.split(128)])

@@ -1,5 +1,6 @@
 """The program `svq`: its commands, and what becomes of an error."""
 
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import typer
 
 from svq.cli import data, doctor, evaluate, generator, quickstart, tokenizer
-from svq.errors import UserError
+from svq.errors import RunStopped, UserError
 
 app = typer.Typer(
     name="svq",
@@ -58,12 +59,20 @@ def main() -> None:
         code = app(arguments, prog_name="svq", standalone_mode=False)
     except typer.Abort:
         sys.exit(130)
+    except RunStopped as stopped:
+        _once(str(stopped))
+        sys.exit(RunStopped.EXIT_CODE)
     except (UserError, OSError, typer.TyperException) as error:
         # An OSError is a full disk, a missing permission and the like: the user's to mend, too.
         if debug:
             raise
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(text, err=True)
+        _once(typer.style("error: ", fg="red", bold=True) + text)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _once(text: str) -> None:
+    """Print a line on stderr; of several processes of one run, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text, err=True)

@@ -46,8 +46,7 @@ class Chain:
         """Run all stages, or what is left of them, and return the metrics as in ``metrics.json``."""
         began = time.perf_counter()
         say("1/4 Train the tokenizer.")
-        task = TokenizerTask(self.first.model, self.first.train, self.images)
-        first = train_run("tokenizer", task, self.first.train, self.out / "tokenizer")
+        first = train_run("tokenizer", self._stage_one, self.first.train, self.out / "tokenizer")
         tokenizer = StyledTokenizer.from_pretrained(self.out / "tokenizer")
 
         say("2/4 Write the pictures as codes.")
@@ -56,7 +55,9 @@ class Chain:
         codes.save(self.out / "codes.safetensors")
 
         say("3/4 Train the generator.")
-        stage_two = GeneratorTask(self.second.model, self.second.train, codes, tokenizer)
+        def stage_two() -> GeneratorTask:
+            return GeneratorTask(self.second.model, self.second.train, codes, tokenizer)
+
         second = train_run("generator", stage_two, self.second.train, self.out / "generator")
         generator = Generator.from_pretrained(self.out / "generator")
 
@@ -82,6 +83,9 @@ class Chain:
         (self.out / "metrics.json").write_text(json.dumps(result, indent=1))
         self._report(result)
         return result
+
+    def _stage_one(self) -> TokenizerTask:
+        return TokenizerTask(self.first.model, self.first.train, self.images)
 
     def _measure(self, tokenizer: StyledTokenizer, codes: Codes) -> dict[str, Any]:
         chosen = self.images.sample("val", MEASURED)

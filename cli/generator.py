@@ -40,9 +40,16 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/generator"),
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    nproc: options.Processes = 1,
+    dry_run: options.DryRun = False,
+    accept_changes: options.AcceptChanges = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train a generator on a file of codes. The same command run again goes on where it stopped."""
+    """Train a generator on a file of codes. The same command run again goes on where it stopped.
+
+    A first SIGTERM or Ctrl-C saves and leaves with exit code 75; the same command then goes on.
+    """
+    from svq.cli.training import batch_options, in_processes, show_dry
     from svq.data.codes import load_codes
     from svq.generator.presets import PRESETS
     from svq.generator.task import GeneratorTask
@@ -51,12 +58,20 @@ def train(
     from svq.training.settings import preset_named, resolve
 
     check_folder(out)
-    named = {"train.images": images, "train.batch_size": batch_size, "train.seed": seed}
+    named = {"train.images": images, "train.seed": seed, **batch_options(batch_size)}
     settings = resolve(preset_named(PRESETS, preset), config, assignments or [], named)
+    if in_processes(nproc):
+        return
     paths = {"codes": last("codes", codes), "tokenizer": last("tokenizer", tokenizer)}
     painter = StyledTokenizer.from_pretrained(paths["tokenizer"])
-    task = GeneratorTask(settings.model, settings.train, load_codes(paths["codes"]), painter)
-    result = train_run("generator", task, settings.train, out)
+
+    def build() -> GeneratorTask:
+        return GeneratorTask(settings.model, settings.train, load_codes(paths["codes"]), painter)
+
+    if dry_run:
+        show_dry(build, settings.train, as_json)
+        return
+    result = train_run("generator", build, settings.train, out, accept_changes)
     remember(generator=out, **paths)
     nats = f"{result['metrics']['validation_nats']:.3f} nats per code"
     show(result, {"held out": nats, "run": str(out), "next": "svq generate --n 1000"}, as_json)

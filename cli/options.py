@@ -27,7 +27,31 @@ Images = Annotated[
     int | None,
     typer.Option("--images", parser=count, metavar="COUNT", help="Images to see, with repeats: 200k, 1.5M."),
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at a time.")]
+
+
+def batch_size(text: str | int) -> int | str:
+    """Read a whole number above 0, or auto."""
+    if text == "auto":
+        return "auto"
+    if not str(text).isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"expected a whole number above 0, or auto, got '{text}'")
+    return int(text)
+
+
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        parser=batch_size,
+        metavar="COUNT",
+        help="Images in a step; auto keeps the preset's and finds by trial how many fit at a time.",
+    ),
+]
+Processes = Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one for each GPU.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Take a step, say what a run would need, write nothing.")]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Go on with a run although its settings or data have changed.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of all randomness.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="YAML with any part of the configuration.")

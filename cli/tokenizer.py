@@ -20,6 +20,8 @@ TRAIN_EXAMPLES = """
 [cyan]svq tokenizer train --data photos/ --preset tiny --images 500k --out runs/photos[/cyan]
 
 [cyan]svq tokenizer train --set model.quantizer.kind=vq --set train.truncated_share=0[/cyan]
+
+[cyan]svq tokenizer train --preset seed --data pictures.rec --nproc 8 --batch-size auto --dry-run[/cyan]
 """
 EXPORT_EXAMPLES = """
 [bold]Examples[/bold]
@@ -45,19 +47,34 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/tokenizer"),
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    nproc: options.Processes = 1,
+    dry_run: options.DryRun = False,
+    accept_changes: options.AcceptChanges = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train a tokenizer. The same command run again goes on where it stopped."""
+    """Train a tokenizer. The same command run again goes on where it stopped.
+
+    A first SIGTERM or Ctrl-C saves and leaves with exit code 75; the same command then goes on.
+    """
+    from svq.cli.training import batch_options, in_processes, show_dry
     from svq.tokenizer.presets import PRESETS
     from svq.tokenizer.task import TokenizerTask
     from svq.training.runs import train_run
     from svq.training.settings import preset_named, resolve
 
     check_folder(out)
-    named = {"train.images": images, "train.batch_size": batch_size, "train.seed": seed}
+    named = {"train.images": images, "train.seed": seed, **batch_options(batch_size)}
     settings = resolve(preset_named(PRESETS, preset), config, assignments or [], named)
-    pictures = open_source(data, settings.model.image_size)
-    result = train_run("tokenizer", TokenizerTask(settings.model, settings.train, pictures), settings.train, out)
+    if in_processes(nproc):
+        return
+
+    def build() -> TokenizerTask:
+        return TokenizerTask(settings.model, settings.train, open_source(data, settings.model.image_size))
+
+    if dry_run:
+        show_dry(build, settings.train, as_json)
+        return
+    result = train_run("tokenizer", build, settings.train, out, accept_changes)
     remember(tokenizer=out)
     metrics = {name: f"{value:.2f} dB" for name, value in result["metrics"].items()}
     show(result, {**metrics, "run": str(out), "next": "svq tokenize"}, as_json)

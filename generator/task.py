@@ -13,7 +13,8 @@ from svq.generator.model import Generator
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.checkpoint import fingerprint
 from svq.training.device import build_seeded
-from svq.training.loop import Losses, Task
+from svq.training.draws import Draws
+from svq.training.task import Losses, Task
 
 EVALUATION_BATCH = 256
 SHOWN = 32
@@ -53,13 +54,14 @@ class GeneratorTask(Task):
         self.model = build_seeded(train.seed, lambda: Generator(config))
         self.model_config = config.model_dump(mode="json")
         self.identity = {"data": codes.data, "examples": self.size}
+        self.best = ("validation_nats", "min")
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         return self.codes[indices], self.labels[indices]
 
-    def losses(self, batch: tuple[Tensor, ...], progress: float) -> Losses:
+    def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
         codes, labels = batch
-        dropped = torch.rand(len(labels), device=labels.device) < self.config.condition_dropout
+        dropped = draws.uniform() < self.config.condition_dropout
         loss = self.model.loss(codes, torch.where(dropped, -1, labels))
         return Losses(loss, {})
 

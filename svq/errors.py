@@ -24,6 +24,12 @@ class ConfigError(UserError):
     """A configuration has an unknown key or a value out of range."""
 
 
+class RunStopped(Exception):  # noqa: N818
+    """A run was asked to stop and has saved all; the command line exits with 75, "try again" in sysexits.h."""
+
+    EXIT_CODE = 75
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``; did you mean 'x'?`` for the known name nearest to ``name``, or a list of all of them."""
     known = sorted(known)

@@ -9,6 +9,7 @@ PACKAGES = (
     "svq",
     "torch",
     "torchvision",
+    "accelerate",
     "numpy",
     "pillow",
     "vector-quantize-pytorch",

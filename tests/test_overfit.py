@@ -43,7 +43,8 @@ def test_eight_pictures_are_learnt_by_heart(eight: ImageSet, tmp_path: Path) -> 
         TOKENIZERS["nano"](),
         assignments=["train.images=2400", "train.batch_size=8", "train.flip=false", "train.evaluate_every=2400"],
     )
-    train_run("tokenizer", TokenizerTask(first.model, first.train, eight), first.train, tmp_path / "tokenizer")
+    stage_one = TokenizerTask(first.model, first.train, eight)
+    train_run("tokenizer", lambda: stage_one, first.train, tmp_path / "tokenizer")
     tokenizer = StyledTokenizer.from_pretrained(tmp_path / "tokenizer")
     originals = to_float(eight.batch(np.arange(8)))
     codes = tokenizer.encode(originals)
@@ -56,7 +57,7 @@ def test_eight_pictures_are_learnt_by_heart(eight: ImageSet, tmp_path: Path) -> 
         assignments=["train.images=16000", "train.evaluate_every=16000", "train.save_every=16000"],
     )
     task = GeneratorTask(second.model, second.train, tokenize(tokenizer, eight), tokenizer)
-    train_run("generator", task, second.train, tmp_path / "generator")
+    train_run("generator", lambda: task, second.train, tmp_path / "generator")
     generator = Generator.from_pretrained(tmp_path / "generator")
     written = generator.sample(64, seed=0)
     known = {tuple(row) for row in codes.tolist()}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from svq.tokenizer.config import TokenizerConfig
-from svq.tokenizer.layers import PlainLayer
+from svq.tokenizer.layers import PlainLayer, run
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)  # keeps exp() finite in fp32 and bf16
 
@@ -21,9 +21,9 @@ class Posterior(NamedTuple):
     mean: Tensor
     log_variance: Tensor
 
-    def sample(self) -> Tensor:
-        """Draw ``mean + std * eps``, (B, 36, d), from torch's global generator."""
-        return self.mean + torch.exp(0.5 * self.log_variance) * torch.randn_like(self.mean)
+    def sample(self, eps: Tensor) -> Tensor:
+        """Return ``mean + std * eps``, (B, 36, d), for `eps` drawn from the standard normal."""
+        return self.mean + torch.exp(0.5 * self.log_variance) * eps
 
     def kl(self) -> Tensor:
         """Return the divergence from the standard normal in nats per latent value, a scalar."""
@@ -37,6 +37,7 @@ class Encoder(nn.Module):
         super().__init__()
         width = config.encoder_width
         self.tokens = config.tokens
+        self.recompute = False  # activation checkpointing
         self.input = nn.Conv2d(3, width, kernel_size=config.patch_size, stride=config.patch_size)
         self.positions = nn.Parameter(torch.empty(1, config.patches, width))
         self.queries = nn.Parameter(torch.empty(1, config.tokens, width))
@@ -51,6 +52,6 @@ class Encoder(nn.Module):
         x = self.input(images).flatten(2).transpose(1, 2) + self.positions  # (B, P, D)
         x = torch.cat([x, self.queries.expand(len(x), -1, -1)], dim=1)  # (B, P + 36, D)
         for layer in self.layers:
-            x = layer(x)
+            x = run(layer, x, recompute=self.recompute)
         x = self.norm(x[:, -self.tokens :])  # (B, 36, D)
         return Posterior(self.mean(x), self.std(x).clamp(*LOG_VARIANCE_RANGE))

@@ -4,9 +4,12 @@ What is special: tensors are batch-first and contiguous throughout, attention is
 ``scaled_dot_product_attention``, and `AdaptiveNorm` is the only place where a style enters a layer.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Attention(nn.Module):
@@ -89,19 +92,24 @@ class StyledLayer(nn.Module):
         self.mlp = MLP(width, mlp_ratio)
 
     def forward(self, x: Tensor, conditions: Tensor, first: int) -> Tensor:
-        """Take two conditions into the token sequence.
+        """Style the token sequence by two conditions.
 
         Args:
-            x: tokens (B, N, D); placeholders come first. Changed in place.
-            conditions: this layer's two conditions (B, 2, D).
-            first: index of the first of this layer's two placeholders.
+            x: tokens (B, N, D), placeholders first; the two conditions have been added to theirs.
+            conditions: all conditions (B, 36, D).
+            first: index of the first of this layer's two conditions, and of its placeholder.
         """
-        # In place: no node of the graph has saved this version of x, and a copy costs as much as a norm.
-        x[:, first : first + 2] += conditions
-        style = self.style_norm1(self.style1(x[:, first]) + conditions[:, 0])  # (B, D)
+        style = self.style_norm1(self.style1(x[:, first]) + conditions[:, first])  # (B, D)
         x = x + self.attention(self.norm1(x, style))  # (B, N, D)
-        style = self.style_norm2(self.style2(x[:, first + 1]) + conditions[:, 1])  # (B, D)
+        style = self.style_norm2(self.style2(x[:, first + 1]) + conditions[:, first + 1])  # (B, D)
         return x + self.mlp(self.norm2(x, style))  # (B, N, D)
+
+
+def run(layer: nn.Module, *inputs: Any, recompute: bool) -> Tensor:
+    """Run a layer; `recompute` keeps only its inputs for the backward pass and computes the rest again there."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(layer, *inputs, use_reentrant=False)  # Chen et al. 2016, arXiv:1604.06174
+    return layer(*inputs)
 
 
 def initialise(model: nn.Module) -> None:

@@ -39,27 +39,33 @@ class StyledTokenizer(nn.Module):
         # After `initialise`: the library's own start of the codebook stays.
         self.quantizer = build_quantizer(config)
 
-    def forward(self, images: Tensor, quantized_share: float = 1.0, keep: Tensor | None = None) -> Reconstruction:
+    def forward(
+        self,
+        images: Tensor,
+        eps: Tensor | None = None,
+        quantized: Tensor | bool = True,
+        keep: Tensor | None = None,
+    ) -> Reconstruction:
         """Encode and decode, as training sees it.
 
         Args:
             images: (B, 3, S, S) in [-1, 1].
-            quantized_share: probability with which a picture's latents are quantized; else they stay
-                continuous. 0 leaves the quantizer out altogether.
+            eps: (B, 36, d) standard normal numbers for the sample from the posterior; None takes its mean.
+            quantized: (B,) bool, whose latents are quantized, while the others' stay continuous; or all or none
+                of them. False leaves the quantizer out altogether.
             keep: (B,) number of leading conditions that count (nested dropout); None keeps all. Pictures
                 painted from a prefix teach the decoder alone: their gradient does not reach the encoder,
                 which would learn to put everything into the first codes.
         """
         posterior = self.encoder(images)
-        latents = self.norm(posterior.sample() if self.training else posterior.mean)  # (B, 36, d)
+        latents = self.norm(posterior.mean if eps is None else posterior.sample(eps))  # (B, 36, d)
         continuous, loss = self.quantizer.continuous(latents), latents.new_zeros(())
-        if quantized_share <= 0:
+        if quantized is False:
             return Reconstruction(self._paint(continuous, keep), posterior, loss)
-        quantized, _, loss = self.quantizer(latents)
-        if quantized_share < 1:
-            chosen = torch.rand(len(latents), 1, 1, device=latents.device) < quantized_share  # (B, 1, 1)
-            quantized = torch.where(chosen, quantized, continuous)
-        return Reconstruction(self._paint(quantized, keep), posterior, loss)
+        on_codes, _, loss = self.quantizer(latents)
+        if isinstance(quantized, Tensor):
+            on_codes = torch.where(quantized[:, None, None], on_codes, continuous)
+        return Reconstruction(self._paint(on_codes, keep), posterior, loss)
 
     def _paint(self, latents: Tensor, keep: Tensor | None) -> Tensor:
         if keep is not None:

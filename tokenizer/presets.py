@@ -79,7 +79,10 @@ def base() -> TokenizerSettings:
 
 def seed() -> TokenizerSettings:
     """256 px, the full size: encoder 24 x 1024, decoder 18 + 6 x 768, patch 16."""
-    return TokenizerSettings(model=TokenizerConfig(), train=_full_size(images=200_000_000, learning_rate=1e-4))
+    return TokenizerSettings(
+        model=TokenizerConfig(),
+        train=_full_size(images=200_000_000, learning_rate=1e-4).model_copy(update={"recompute": True}),
+    )
 
 
 def _full_size(images: int, learning_rate: float) -> TokenizerTrainConfig:

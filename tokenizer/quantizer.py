@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 import vector_quantize_pytorch as vqp
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from svq.tokenizer.config import FSQConfig, KMeansConfig, SimVQConfig, TokenizerConfig, VQConfig
 
@@ -27,14 +28,33 @@ class Quantized(NamedTuple):
 
 
 class PositionNorm(nn.Module):
-    """Each (position, channel) to mean 0 and variance 1: batch norm without affine (arXiv:1502.03167)."""
+    """Each (position, channel) to mean 0 and variance 1: batch norm without affine (arXiv:1502.03167).
+
+    In a run of several processes the statistics are those of the whole batch.
+    """
 
     def __init__(self, tokens: int, dim: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(tokens * dim, affine=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.norm(z.flatten(1)).view_as(z)  # (B, 36, d)
+        x = z.flatten(1).float()  # (B, 36 d); statistics in bf16 would be too coarse
+        if self.training and torch.distributed.is_initialized():
+            return self._over_processes(x).view_as(z)  # (B, 36, d)
+        return self.norm(x).view_as(z)  # (B, 36, d)
+
+    def _over_processes(self, x: Tensor) -> Tensor:
+        # torch's SyncBatchNorm is for GPUs only.
+        moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, 36 d)
+        moments = all_reduce(moments) / torch.distributed.get_world_size()
+        mean, variance = moments[0], moments[1] - moments[0].square()
+        with torch.no_grad():
+            count = len(x) * torch.distributed.get_world_size()
+            unbiased = variance * count / max(count - 1, 1)
+            for running, now in ((self.norm.running_mean, mean), (self.norm.running_var, unbiased)):
+                assert running is not None
+                running.lerp_(now, self.norm.momentum or 0.1)
+        return (x - mean) * torch.rsqrt(variance.clamp_min(0) + self.norm.eps)
 
 
 class Quantizer(nn.Module, ABC):

@@ -16,7 +16,8 @@ from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.device import build_seeded
-from svq.training.loop import Losses, Task
+from svq.training.draws import Draws
+from svq.training.task import Losses, Task
 
 START_IMAGES = 2048  # pictures whose latents start a codebook
 SHOWN = 12  # pictures in a grid
@@ -50,7 +51,10 @@ class TokenizerTask(Task):
         self.perception = LPIPS(vgg16) if vgg16 is not None else None
         self.model = build_seeded(train.seed, lambda: build(config))
         self.model_config = config.model_dump(mode="json")
+        if train.recompute:
+            self.model.encoder.recompute = self.model.decoder.recompute = True
         self.identity = {"data": images.fingerprint}
+        self.best = (f"psnr_{config.tokens}", "max")
 
     @property
     def prefixes(self) -> list[int]:
@@ -60,12 +64,15 @@ class TokenizerTask(Task):
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         return (self.images.batch(self.training[indices.numpy()]),)
 
-    def losses(self, batch: tuple[Tensor, ...], progress: float) -> Losses:
+    def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
         images = to_float(batch[0])
         if self.config.flip:
-            mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            mirrored = (draws.uniform() < 0.5)[:, None, None, None]  # (B, 1, 1, 1)
             images = torch.where(mirrored, images.flip(-1), images)
-        result = self.model(images, self.config.quantized_share(progress), self._keep(images))
+        share = self.config.quantized_share(progress)
+        quantized = draws.uniform() < share if 0 < share < 1 else share == 1  # (B,), or all or none
+        eps = draws.normal(self.model.config.tokens, self.model.config.latent_dim)
+        result = self.model(images, eps, quantized, self._keep(draws))
         distance = F.l1_loss if self.config.reconstruction == "l1" else F.mse_loss
         reconstruction = distance(result.images, images)
         kl = result.posterior.kl()
@@ -76,19 +83,22 @@ class TokenizerTask(Task):
             total = total + self.config.perceptual_weight * parts["perceptual"]
         return Losses(total, parts)
 
-    def _keep(self, images: Tensor) -> Tensor:
+    def _keep(self, draws: Draws) -> Tensor:
         """Draw how many conditions of each picture count (B,): mostly all, else uniform over the prefixes."""
-        tokens, device = self.model.config.tokens, images.device
-        prefix = torch.randint(1, tokens, (len(images),), device=device)
-        truncated = torch.rand(len(images), device=device) < self.config.truncated_share
-        return torch.where(truncated, prefix, tokens)
+        tokens = self.model.config.tokens
+        truncated = draws.uniform() < self.config.truncated_share
+        return torch.where(truncated, draws.integers(1, tokens), tokens)
 
-    def prepare(self, progress: float) -> None:
-        """Start the codebook from latents of real pictures, just before it is needed, or after the last step."""
+    def prepare(self, progress: float, rank: int = 0, processes: int = 1) -> None:
+        """Start the codebook from latents of real pictures, just before it is needed, or after the last step.
+
+        Each process encodes its share of them.
+        """
         quantizer = self.model.quantizer
         if quantizer.started or (self.config.quantized_share(progress) == 0 and progress < 1):
             return
         chosen = np.random.default_rng(self.config.seed).permutation(self.training)[:START_IMAGES]
+        chosen = np.array_split(chosen, processes)[rank]
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.no_grad():
@@ -100,9 +110,13 @@ class TokenizerTask(Task):
         self.model.train()
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return PSNR in dB on held-out pictures from 1, 4, 12 and all codes, as ``psnr_k``."""
+        """Return PSNR in dB on held-out pictures from 1, 4, 12 and all codes, as ``psnr_k``, and the error from all."""
         values = self._per_batch(model, self.held_out)
-        return {f"psnr_{k}": float(psnr(v, self.held_out).mean()) for k, v in values.items()}
+        error = F.mse_loss(values[self.prefixes[-1]], self.held_out)
+        return {
+            **{f"psnr_{k}": float(psnr(v, self.held_out).mean()) for k, v in values.items()},
+            "validation_mse": float(error),
+        }
 
     def illustrate(self, model: nn.Module, path: Path) -> None:
         """Draw held-out originals above their reconstructions from 1, 4, 12 and all codes."""

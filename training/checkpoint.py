@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from svq.errors import CheckpointError
 from svq.provenance import file_sha256
+from svq.training.log import console
 
 Model = TypeVar("Model", bound=nn.Module)
 CHECKPOINTS = "checkpoints"
@@ -37,12 +38,16 @@ def publish(folder: Path, write: Callable[[Path], None]) -> None:
     work = folder.parent / f".{folder.name}.writing"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
-    write(work)
-    files = sorted(p for p in work.rglob("*") if p.is_file())
-    manifest = {str(p.relative_to(work)): file_sha256(p) for p in files}
-    (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    for path in [*files, work / "manifest.json", *(p for p in work.rglob("*") if p.is_dir()), work]:
-        _flush(path)
+    try:
+        write(work)
+        files = sorted(p for p in work.rglob("*") if p.is_file())
+        manifest = {str(p.relative_to(work)): file_sha256(p) for p in files}
+        (work / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for path in [*files, work / "manifest.json", *(p for p in work.rglob("*") if p.is_dir()), work]:
+            _flush(path)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)  # on a full disk it would keep the next one from being written
+        raise
     replace(folder, work)
     _flush(folder.parent)
 
@@ -90,20 +95,46 @@ def verify(folder: Path) -> None:
 
 def newest(run: Path) -> Path | None:
     """Return the newest checkpoint of a run, or None."""
-    found = sorted(p for p in (run / CHECKPOINTS).glob("[0-9]*") if p.is_dir())
+    found = _all(run)
     return found[-1] if found else None
 
 
-def find(path: str | Path) -> Path:
-    """Return the checkpoint that a path means: itself, or the newest one of a run.
+def _all(run: Path) -> list[Path]:
+    return sorted(p for p in (run / CHECKPOINTS).glob("[0-9]*") if p.is_dir())
+
+
+def newest_sound(run: Path) -> Path | None:
+    """Return the newest checkpoint of a run that is as it was written, or None if there is none at all.
+
+    Damaged ones are named on stderr and passed over.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: all are damaged.
+    """
+    found = _all(run)
+    for folder in reversed(found):
+        try:
+            verify(folder)
+        except CheckpointError as error:
+            console.print(f"{error}", style="yellow", highlight=False, soft_wrap=True)
+        else:
+            return folder
+    if found:
+        raise CheckpointError(f"all checkpoints of {run} are damaged; train again in another folder")
+    return None
+
+
+def find(path: str | Path) -> Path:
+    """Return the checkpoint that a path means: itself, or the newest sound one of a run.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
     """
     path = Path(path)
     if (path / "manifest.json").is_file():
+        verify(path)
         return path
-    checkpoint = newest(path)
+    checkpoint = newest_sound(path)
     if checkpoint is None:
         raise CheckpointError(f"no checkpoint in {path}; train one first, or name the folder of a run")
     return checkpoint
@@ -135,7 +166,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors, which may share memory, as a safetensors file."""
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
+    try:
+        save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
+    except SafetensorError as error:  # what a full disk is called there
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def load_model(path: str | Path, build: Callable[[Any], Model]) -> Model:
@@ -145,7 +179,6 @@ def load_model(path: str | Path, build: Callable[[Any], Model]) -> Model:
         CheckpointError: there is no checkpoint, it is damaged, or the weights do not fit.
     """
     folder = find(path)
-    verify(folder)
     try:
         model = build(read_json(folder / "config.json"))
     except ValidationError as error:

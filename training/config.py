@@ -27,10 +27,13 @@ class OptimizerConfig(Config):
 
 
 class TrainConfig(Config):
-    """How long to train, on how much at a time, and how often to look."""
+    """How long to train, on how much at a time, on what hardware, and how often to look."""
 
     images: PositiveInt = Field(60_000, description="how many images (with repeats) the run sees")
-    batch_size: PositiveInt = 64
+    batch_size: PositiveInt = Field(64, description="images in one step, over all processes")
+    micro_batch: PositiveInt | Literal["auto"] | None = Field(
+        None, description="images at a time in one process; None: all of its share, auto: as many as fit, by trial"
+    )
     seed: int = Field(0, ge=0, lt=2**32)
     ema_share: float = Field(
         0.02,
@@ -40,4 +43,11 @@ class TrainConfig(Config):
     )
     evaluate_every: PositiveInt = Field(10_000, description="images between two evaluations")
     save_every: PositiveInt = Field(20_000, description="images between two checkpoints")
+    keep: PositiveInt = Field(2, description="checkpoints to keep, beside the best one")
+    skip_at_most: PositiveInt = Field(10, description="steps in a row with an infinite or NaN gradient before giving up")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the GPU has it, else fp32")
+    tf32: bool = Field(True, description="let a GPU multiply fp32 matrices in TF32")
+    compile: bool = Field(False, description="torch.compile the model; minutes on a CPU")
+    recompute: bool = Field(False, description="activation checkpointing: less memory, a third more time")
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="where else to log")
     optimizer: OptimizerConfig = OptimizerConfig()

@@ -1,10 +1,17 @@
-"""The device, chosen once, and the seeds of a run."""
+"""The hardware, chosen once: device, precision, processes; and the seeds of a run."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
+
+from svq.errors import ConfigError
+from svq.training.config import TrainConfig
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -14,16 +21,64 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def choose_precision(wanted: str) -> str:
+    """Return ``fp32`` or ``bf16``: what `wanted` says, or, for ``auto``, what this hardware does well.
+
+    A CPU can do bf16, but one without the units for it does so hundreds of times slower than fp32.
+    """
+    if wanted != "auto":
+        return wanted
+    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
+    """Join the other processes of the run, if there are any, and set up precision and trackers.
+
+    Must come before a model is built: a quantizer decides then whether to keep codebooks equal over processes.
+
+    Args:
+        config: the run.
+        out: its folder, for trackers that write files; None starts no tracker.
+
+    Raises:
+        ConfigError: a tracker is not installed, or the batch cannot be shared equally among the processes.
+    """
+    for name in config.trackers:
+        if find_spec(name) is None:
+            raise ConfigError(f"train.trackers: {name} is not installed; pip install {name}")
+    if torch.cuda.is_available() and config.tf32:
+        torch.set_float32_matmul_precision("high")
+    precision = choose_precision(config.precision)
+    engine = Accelerator(
+        mixed_precision="bf16" if precision == "bf16" else "no",
+        cpu=not torch.cuda.is_available(),
+        log_with=list(config.trackers) if out is not None else None,
+        project_dir=out,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False,  # ours are equal by construction: statistics and codebooks are reduced
+                find_unused_parameters=True,  # a quantizer's and a discriminator's, before their time has come
+            )
+        ],
+    )
+    if config.batch_size % engine.num_processes:
+        raise ConfigError(
+            f"train.batch_size {config.batch_size} cannot be shared by {engine.num_processes} processes; "
+            f"give a multiple of {engine.num_processes}"
+        )
+    return engine
+
+
 def build_seeded(seed: int, build: Callable[[], Model]) -> Model:
     """Build a model whose initial weights depend on the seed alone."""
     torch.manual_seed(seed)
     return build()
 
 
-def seed_step(seed: int, images_seen: int) -> None:
+def seed_step(seed: int, images_seen: int, rank: int = 0) -> None:
     """Seed torch's generators for one training step.
 
-    A step's randomness depends on the run's seed and on how many images it has seen, on nothing else: a
-    resumed run draws the same numbers without any generator's state having been saved.
+    A step's randomness depends on the run's seed, on how many images it has seen and on the process, on nothing
+    else: a resumed run draws the same numbers without any generator's state having been saved.
     """
-    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + images_seen * 0xBF58476D1CE4E5B9) % 2**63)
+    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + images_seen * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**63)

@@ -1,14 +1,16 @@
 """What a run says: a bar on a terminal, plain lines elsewhere, and a JSONL file always."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -32,12 +34,17 @@ class RunLog:
         title: what is being trained.
         out: folder of the run; ``log.jsonl`` in it is appended to.
         total: number of images of the whole run.
+        engine: the processes of the run: the first one writes, the others are silent; its trackers are told, too.
     """
 
-    def __init__(self, title: str, out: Path, total: int) -> None:
-        self.out, self.total, self.title = out, total, title
-        out.mkdir(parents=True, exist_ok=True)
-        self._file = open(out / "log.jsonl", "a", buffering=1)  # noqa: SIM115
+    def __init__(self, title: str, out: Path, total: int, engine: Accelerator) -> None:
+        self.out, self.total, self.title, self.engine = out, total, title, engine
+        self.silent = not engine.is_main_process
+        if self.silent:
+            console.quiet = True
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+        self._file = self._open()
         self._bar = _progress(title)
         self._began = self._line = time.perf_counter()
         self._seen: int | None = None
@@ -57,30 +64,42 @@ class RunLog:
 
     def rewind(self, seen: int) -> None:
         """Forget what an earlier session wrote after image `seen`, from where the run now goes on."""
+        if self.silent:
+            return
         kept = [record for record in read_log(self.out) if record["images"] <= seen]
         self._file.close()
         work = self.out / ".log.jsonl.writing"
         work.write_text("".join(json.dumps(record) + "\n" for record in kept))
         work.rename(self.out / "log.jsonl")
-        self._file = open(self.out / "log.jsonl", "a", buffering=1)  # noqa: SIM115
+        self._file = self._open()
 
-    def step(self, seen: int, values: Mapping[str, Tensor], rate: float, waited: float) -> None:
+    def _open(self) -> TextIO:
+        return open(os.devnull if self.silent else self.out / "log.jsonl", "a", buffering=1)
+
+    def step(self, seen: int, values: Mapping[str, Tensor], rate: float, waited: float, skipped: int) -> None:
         """Take note of a training step; values are read, and a GPU waited for, only now and then."""
+        if self.silent:
+            return
         if self._seen is None:
             self._seen, self._began = seen, time.perf_counter()
+        else:  # the first step is a warm-up
+            self._waited += waited
         self._steps += 1
-        self._waited += waited
         if self._steps % RECORD_EVERY and seen < self.total:
             return
         now = time.perf_counter()
         busy = max(now - self._began - self._idle, 1e-9)
         speed = (seen - self._seen) / busy
         numbers = {name: value.item() for name, value in values.items()}
-        self._write(
-            {"images": seen, **numbers, "learning_rate": rate, "images_per_s": round(speed, 2),
-             "waiting_share": round(self._waited / busy, 4), "seconds": round(now - self._began, 2)}
-        )  # fmt: skip
-        status = f"loss {numbers['loss']:.4f}  {speed:.0f} images/s"
+        record = {
+            **numbers, "learning_rate": rate, "images_per_s": round(speed, 2), "skipped_steps": skipped,
+            "waiting_share": round(self._waited / busy, 4), "seconds": round(now - self._began, 2),
+        }  # fmt: skip
+        self._write({"images": seen, **record})
+        self.engine.log(record, step=seen)
+        status = f"loss {numbers['loss']:.4f}  {speed:.0f} images/s  {self._waited / busy:.0%} waiting for data"
+        if skipped:
+            status += f"  {skipped} steps skipped"
         self._bar.update(self._task, completed=min(seen, self.total), status=status)
         if not console.is_terminal and (now - self._line > LINE_EVERY_S or seen >= self.total):
             self._line = now
@@ -91,6 +110,7 @@ class RunLog:
         """Take note of metrics on held-out pictures; the time they took does not count in the rate."""
         self._idle += seconds
         self._write({"images": seen, "evaluation": dict(metrics)})
+        self.engine.log(dict(metrics), step=seen)
         text = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
         self.say(f"{self.title}: {seen} images: {text}")
 
@@ -100,7 +120,7 @@ class RunLog:
 
     def last_metrics(self) -> dict[str, float]:
         """Return the metrics of the last evaluation in the log, which may be an earlier session's."""
-        evaluations = [r for r in read_log(self.out) if "evaluation" in r]
+        evaluations = [] if self.silent else [r for r in read_log(self.out) if "evaluation" in r]
         return dict(evaluations[-1]["evaluation"]) if evaluations else {}
 
     def _write(self, record: dict[str, Any]) -> None:

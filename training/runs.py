@@ -1,20 +1,41 @@
 """A run as the command line starts it: train, then return all that describes the result."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from svq.provenance import versions
 from svq.training.config import TrainConfig
+from svq.training.device import start_engine
 from svq.training.log import RunLog
-from svq.training.loop import Task, train
+from svq.training.loop import train
+from svq.training.micro import settle_micro_batch
+from svq.training.task import Task
 
 
-def train_run(title: str, task: Task, config: TrainConfig, out: Path) -> dict[str, Any]:
-    """Train a task into the folder `out` and return its result with what it was made from."""
+def train_run(
+    title: str, build: Callable[[], Task], config: TrainConfig, out: Path, accept_changes: bool = False
+) -> dict[str, Any]:
+    """Train a task into the folder `out` and return its result with what it was made from.
+
+    Args:
+        title: what is trained, for the log.
+        build: makes the task; called when the processes have found each other.
+        config: how to train it.
+        out: the folder of the run.
+        accept_changes: go on although the settings are not those of before.
+    """
     began = time.perf_counter()
-    with RunLog(title, out, config.images) as log:
-        metrics = train(task, config, out, log)
+    engine = start_engine(config, out)
+    with engine.local_main_process_first():  # the first one prepares the data, the others find it prepared
+        task = build()
+    config = settle_micro_batch(task, config, engine, out)
+    if config.trackers:
+        engine.init_trackers(title, config.model_dump(mode="json", exclude={"optimizer", "trackers"}))
+    with RunLog(title, out, config.images, engine) as log:
+        metrics = train(task, config, out, log, engine, accept_changes)
+    engine.end_training()
     return {
         "out": out,
         "metrics": metrics,
@@ -22,6 +43,8 @@ def train_run(title: str, task: Task, config: TrainConfig, out: Path) -> dict[st
         "parameters": sum(p.numel() for p in task.model.parameters()),
         "model": task.model_config,
         "train": config.model_dump(mode="json"),
+        "processes": engine.num_processes,
+        "precision": engine.mixed_precision,
         **task.identity,
         "versions": versions(),
     }

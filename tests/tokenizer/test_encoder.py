@@ -25,7 +25,7 @@ def test_samples_have_the_posteriors_mean_and_spread() -> None:
     torch.manual_seed(0)
     mean, std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, 2.0])
     posterior = Posterior(mean.expand(100_000, 2), (2 * std.log()).expand(100_000, 2))
-    sample = posterior.sample()
+    sample = posterior.sample(torch.randn(100_000, 2))
     torch.testing.assert_close(sample.mean(0), mean, atol=0.03, rtol=0)
     torch.testing.assert_close(sample.std(0), std, atol=0.03, rtol=0)
 
@@ -42,4 +42,4 @@ def test_every_latent_sees_every_patch(config: TokenizerConfig) -> None:
 def test_the_spread_stays_finite_whatever_the_weights(config: TokenizerConfig) -> None:
     encoder = built(config)
     encoder.std.weight.data.mul_(1e6)
-    assert encoder(torch.randn(2, 3, 16, 16)).sample().isfinite().all()
+    assert encoder(torch.randn(2, 3, 16, 16)).sample(torch.randn(2, 8, 4)).isfinite().all()

@@ -112,20 +112,21 @@ def test_a_codebook_that_was_never_started_is_named(config: TokenizerConfig) -> 
 
 def test_pictures_painted_from_a_prefix_teach_the_decoder_alone(tokenizer: StyledTokenizer) -> None:
     images = torch.rand(4, 3, 16, 16) * 2 - 1
-    tokenizer.train()(images, 1.0, torch.tensor([3, 3, 3, 3])).images.square().sum().backward()
+    tokenizer.train()(images, keep=torch.tensor([3, 3, 3, 3])).images.square().sum().backward()
     assert tokenizer.encoder.input.weight.grad is None or not tokenizer.encoder.input.weight.grad.any()
     assert tokenizer.decoder.null.grad is not None
     tokenizer.zero_grad()
-    tokenizer(images, 1.0, torch.tensor([3, 3, 3, 8])).images.square().sum().backward()
+    tokenizer(images, keep=torch.tensor([3, 3, 3, 8])).images.square().sum().backward()
     assert tokenizer.encoder.input.weight.grad is not None
     assert tokenizer.encoder.input.weight.grad.any()
 
 
-def test_a_share_of_the_pictures_is_quantized(config: TokenizerConfig) -> None:
+def test_chosen_pictures_are_quantized_and_the_others_are_not(config: TokenizerConfig) -> None:
     tokenizer = StyledTokenizer(config).eval()
-    images = torch.rand(1, 3, 16, 16).expand(400, -1, -1, -1) * 2 - 1
+    images = torch.rand(6, 3, 16, 16) * 2 - 1
+    chosen = torch.tensor([True, False, False, True, False, True])
     with torch.no_grad():
-        painted = tokenizer(images, quantized_share=0.25).images
-        continuous = tokenizer(images[:1], quantized_share=0.0).images
-    untouched = (painted - continuous).abs().amax((1, 2, 3)) < 1e-5
-    assert 0.65 < untouched.float().mean() < 0.85
+        mixed = tokenizer(images, quantized=chosen).images
+        on_codes, continuous = tokenizer(images, quantized=True).images, tokenizer(images, quantized=False).images
+    torch.testing.assert_close(mixed, torch.where(chosen[:, None, None, None], on_codes, continuous))
+    assert not torch.allclose(on_codes, continuous)

@@ -10,6 +10,7 @@ from svq.data.imageset import to_float
 from svq.errors import DataError
 from svq.tokenizer.config import KMeansConfig, TokenizerConfig, TokenizerTrainConfig, VQConfig
 from svq.tokenizer.task import TokenizerTask
+from tests.steps import draws
 
 
 def test_quantization_begins_late_and_grows() -> None:
@@ -25,9 +26,8 @@ def test_quantization_can_begin_at_once_or_never() -> None:
 
 
 def test_the_wanted_share_of_pictures_is_truncated(config: TokenizerConfig, pictures: ImageSet) -> None:
-    torch.manual_seed(0)
     task = TokenizerTask(config, TokenizerTrainConfig(truncated_share=0.3), pictures)
-    keep = task._keep(torch.zeros(20_000, 3, 16, 16))
+    keep = task._keep(draws(20_000))
     assert abs((keep < 8).float().mean() - 0.3) < 0.02
     counts = keep[keep < 8].bincount(minlength=8)
     assert counts[0] == 0
@@ -64,8 +64,7 @@ def test_the_perceptual_loss_joins_the_others(config: TokenizerConfig, pictures:
     for weight in (0.0, 0.5):
         train = TokenizerTrainConfig(perceptual_weight=weight, perceptual_vgg16=vgg16)
         task = TokenizerTask(config, train, pictures)
-        torch.manual_seed(0)
-        losses.append(task.losses(task.batch(batch), progress=1.0))
+        losses.append(task.losses(task.batch(batch), 1.0, draws(8)))
     plain, both = losses
     assert "perceptual" not in plain.parts
     assert both.parts["perceptual"] > 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from svq.data import ImageSet
@@ -21,10 +22,19 @@ from svq.tokenizer.config import (
     VQConfig,
 )
 from svq.tokenizer.task import TokenizerTask
+from svq.training import checkpoint
 from svq.training.checkpoint import read_tensors
 from svq.training.config import OptimizerConfig, TrainConfig
+from svq.training.device import start_engine
+from svq.training.draws import Draws
+from svq.training.dry import dry_run
 from svq.training.log import RunLog, read_log
-from svq.training.loop import Losses, average_weights, due, order, train
+from svq.training.loop import due, train
+from svq.training.micro import settle_micro_batch
+from svq.training.order import order
+from svq.training.runs import train_run
+from svq.training.step import Trainer, average_weights
+from svq.training.task import Losses
 
 TRAIN = TokenizerTrainConfig(
     images=96,
@@ -38,15 +48,20 @@ TRAIN = TokenizerTrainConfig(
 
 
 def run(config: TokenizerConfig, settings: TokenizerTrainConfig, pictures: ImageSet, out: Path) -> dict[str, float]:
-    with RunLog("test", out, settings.images) as log:
-        return train(TokenizerTask(config, settings, pictures), settings, out, log)
+    return start(TokenizerTask(config, settings, pictures), out)
+
+
+def start(task: TokenizerTask, out: Path) -> dict[str, float]:
+    engine = start_engine(task.config)
+    with RunLog("test", out, task.config.images, engine) as log:
+        return train(task, task.config, out, log, engine)
 
 
 def final(out: Path) -> dict[str, Tensor]:
     """All tensors of the last checkpoint."""
     folder = max((out / "checkpoints").iterdir())
     files = sorted(folder.rglob("*.safetensors"))
-    return {f"{f.name}:{name}": t for f in files for name, t in read_tensors(f).items()}
+    return {f"{f.name}:{name}": t.clone() for f in files for name, t in read_tensors(f).items()}
 
 
 @pytest.mark.parametrize("quantizer", [None, VQConfig(codebook_size=16)], ids=["fsq", "vq"])
@@ -94,21 +109,163 @@ def test_other_settings_are_refused_with_the_difference(
         run(config, TRAIN.model_copy(update={"batch_size": 16}), pictures, tmp_path)
 
 
-def test_a_damaged_checkpoint_is_refused(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
-    run(config, TRAIN, pictures, tmp_path)
-    weights = max((tmp_path / "checkpoints").iterdir()) / "model.safetensors"
+def damage(checkpoint: Path) -> None:
+    """Flip one bit in the weights."""
+    weights = checkpoint / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors has changed"):
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config, TRAIN, pictures, tmp_path)
+    whole = final(tmp_path)
+    damage(max((tmp_path / "checkpoints").iterdir()))
+    StyledTokenizer.from_pretrained(tmp_path)
+    run(config, TRAIN, pictures, tmp_path)
+    said = capsys.readouterr().err
+    assert said.count("000000000096 is damaged: model.safetensors has changed") == 2
+    assert not [name for name, tensor in final(tmp_path).items() if not torch.equal(tensor, whole[name])]
+
+
+def test_a_run_with_damaged_checkpoints_alone_is_refused(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    run(config, TRAIN, pictures, tmp_path)
+    for checkpoint in (tmp_path / "checkpoints").iterdir():
+        damage(checkpoint)
+    with pytest.raises(CheckpointError, match="all checkpoints of .* are damaged"):
         run(config, TRAIN, pictures, tmp_path)
+
+
+def test_the_best_checkpoint_is_kept_beside_the_newest(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    class Peaked(TokenizerTask):
+        def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+            values = iter([1.0, 3.0, 2.0, 2.5])
+            return {"psnr_8": next(v for i, v in enumerate(values) if i == len(list(tmp_path.glob("pictures/*"))))}
+
+    start(Peaked(config, TRAIN.model_copy(update={"evaluate_every": 24}), pictures), tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [f"{n:012d}" for n in (48, 88, 96)]
+    assert (tmp_path / "best").resolve() == (tmp_path / "checkpoints" / f"{48:012d}").resolve()
+    StyledTokenizer.from_pretrained(tmp_path / "best")
+
+
+def test_accepted_changes_are_said_and_the_run_goes_on(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(config, TRAIN.model_copy(update={"images": 48}), pictures, tmp_path)
+    task = TokenizerTask(config, TRAIN, pictures)
+    engine = start_engine(TRAIN)
+    with RunLog("test", tmp_path, TRAIN.images, engine) as log:
+        train(task, TRAIN, tmp_path, log, engine, accept_changes=True)
+    assert "going on with changes: train.images: 48 -> 96" in capsys.readouterr().err
+    assert max((tmp_path / "checkpoints").iterdir()).name == f"{96:012d}"
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = checkpoint.write_tensors
+
+    def full(path: Path, tensors: dict[str, Tensor]) -> None:
+        if "000000000024" in str(path) and path.name == "ema.safetensors":
+            path.write_bytes(b"half of it")
+            raise OSError(28, "No space left on device")
+        real(path, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    with pytest.raises(TrainingError, match=r"at image 24: .*No space left.*000000000016, is intact"):
+        run(config, TRAIN, pictures, tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [f"{n:012d}" for n in (8, 16)]
+    monkeypatch.undo()
+    run(config, TRAIN, pictures, tmp_path)
+
+
+def test_micro_batches_change_no_loss_and_no_gradient(config: TokenizerConfig, pictures: ImageSet) -> None:
+    config = config.model_copy(update={"normalize": "none"})  # whose statistics are those of a micro-batch
+    gradients = []
+    for micro_batch in (None, 3):
+        settings = TRAIN.model_copy(update={"micro_batch": micro_batch})
+        task = TokenizerTask(config, settings, pictures)
+        trainer = Trainer(task, settings, start_engine(settings))
+        loss = trainer._backward(trainer.feed.next(), 0, 0.5)["loss"]
+        gradients.append((loss, {n: p.grad for n, p in task.model.named_parameters() if p.grad is not None}))
+    (whole, expected), (parts, found) = gradients
+    torch.testing.assert_close(parts, whole)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_largest_micro_batch_that_fits_is_found(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    class Large(TokenizerTask):
+        def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
+            if len(batch[0]) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().losses(batch, progress, draws)
+
+    settings = TRAIN.model_copy(update={"micro_batch": "auto"})
+    task = Large(config, settings, pictures)
+    before = {name: t.clone() for name, t in task.model.state_dict().items()}
+    assert settle_micro_batch(task, settings, start_engine(settings), tmp_path).micro_batch == 2
+    assert all(torch.equal(t, before[name]) for name, t in task.model.state_dict().items())
+
+
+def test_recomputed_activations_give_the_same_gradients(config: TokenizerConfig, pictures: ImageSet) -> None:
+    gradients = []
+    for recompute in (False, True):
+        settings = TRAIN.model_copy(update={"recompute": recompute})
+        task = TokenizerTask(config, settings, pictures)
+        Trainer(task, settings, start_engine(settings))._backward((pictures.batch(pictures.indices("train")[:8]),), 0, 1)
+        gradients.append([p.grad for p in task.model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
+def test_steps_with_nan_change_nothing_and_are_counted(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    class Briefly(Doomed):
+        count = 3
+
+    config = config.model_copy(update={"quantizer": VQConfig(codebook_size=16)})
+    settings = TRAIN.model_copy(update={"continuous_share": 0.0, "ramp_share": 0.0})
+    start(Briefly(config, settings, pictures), tmp_path)
+    for name, tensor in final(tmp_path).items():
+        assert tensor.isfinite().all(), name
+    assert read_log(tmp_path)[-2]["skipped_steps"] == 3
+
+
+def test_trackers_are_told(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
+    settings = TRAIN.model_copy(update={"trackers": ("tensorboard",)})
+    train_run("test", lambda: TokenizerTask(config, settings, pictures), settings, tmp_path)
+    events = EventAccumulator(str(tmp_path / "test")).Reload()
+    assert [e.step for e in events.Scalars("psnr_8")] == [40, 80, 96]
+    assert events.Scalars("loss")
+
+
+def test_a_dry_run_takes_a_step_and_writes_nothing(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = dry_run(lambda: TokenizerTask(config, TRAIN, pictures), TRAIN)
+    assert result["parameters"] == sum(p.numel() for p in StyledTokenizer(config).parameters())
+    assert result["images_per_s"] > 1
+    assert result["seconds"] == pytest.approx(96 / result["images_per_s"])
+    assert 2**26 < result["memory"] < 2**36
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_leaves_its_log_curve_and_pictures(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
     run(config, TRAIN, pictures, tmp_path)
     records = read_log(tmp_path)
     assert [r["images"] for r in records if "evaluation" in r] == [40, 80, 96]
-    assert records[-1]["evaluation"].keys() == {"psnr_1", "psnr_4", "psnr_8"}
+    assert records[-1]["evaluation"].keys() == {"psnr_1", "psnr_4", "psnr_8", "validation_mse"}
     assert {p.name for p in (tmp_path / "pictures").iterdir()} == {f"{n:09d}.png" for n in (40, 80, 96)}
     assert (tmp_path / "curve.png").stat().st_size > 1000
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
@@ -132,14 +289,21 @@ def test_a_finished_run_without_its_log_is_measured_again(
     assert run(config, TRAIN, pictures, tmp_path) == pytest.approx(metrics)
 
 
-def test_weights_that_became_nan_are_never_saved(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
-    class Doomed(TokenizerTask):
-        def losses(self, batch: tuple[Tensor, ...], progress: float) -> Losses:
-            losses = super().losses(batch, progress)
-            return losses._replace(total=losses.total * float("nan")) if progress > 0.5 else losses
+class Doomed(TokenizerTask):
+    """Its loss is NaN from some step on, for a number of steps; its statistics with it."""
 
-    with RunLog("test", tmp_path, TRAIN.images) as log, pytest.raises(TrainingError, match="infinite or NaN"):
-        train(Doomed(config, TRAIN, pictures), TRAIN, tmp_path, log)
+    first, count = 5, 1000
+
+    def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
+        doomed = self.first <= round(progress * 12) < self.first + self.count
+        losses = super().losses((batch[0].float() * float("nan") if doomed else batch[0],), progress, draws)
+        return losses._replace(total=losses.total * float("nan")) if doomed else losses
+
+
+def test_weights_that_became_nan_are_never_saved(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
+    settings = TRAIN.model_copy(update={"skip_at_most": 4})
+    with pytest.raises(TrainingError, match="infinite or NaN in 4 steps in a row before image 72"):
+        start(Doomed(config, settings, pictures), tmp_path)
     for name, tensor in final(tmp_path).items():
         assert tensor.isfinite().all(), name
 
@@ -171,8 +335,7 @@ def test_every_quantizer_and_schedule_trains(
 
 
 def test_each_epoch_shows_every_example_once_in_a_new_order() -> None:
-    config = TrainConfig(batch_size=4)
-    seen = torch.cat([order(10, config, start) for start in range(0, 40, 4)])
+    seen = torch.cat([order(10, 0, start, 4) for start in range(0, 40, 4)])
     epochs = seen.view(4, 10)
     for epoch in epochs:
         assert sorted(epoch.tolist()) == list(range(10))
@@ -180,7 +343,7 @@ def test_each_epoch_shows_every_example_once_in_a_new_order() -> None:
 
 
 def test_the_seed_decides_the_order() -> None:
-    assert order(100, TrainConfig(seed=0), 0).tolist() != order(100, TrainConfig(seed=1), 0).tolist()
+    assert order(100, 0, 0, 64).tolist() != order(100, 1, 0, 64).tolist()
 
 
 def test_averaged_weights_forget_by_half_in_a_half_life() -> None:
@@ -201,4 +364,4 @@ def test_buffers_are_copied_and_not_averaged() -> None:
 
 
 def test_due_when_a_multiple_lies_in_the_last_batch() -> None:
-    assert [seen for seen in range(8, 41, 8) if due(seen, 20, 8)] == [24, 40]
+    assert [seen for seen in range(8, 41, 8) if due(seen - 8, seen, 20)] == [24, 40]

@@ -1,0 +1,5 @@
+"""`python -m svq` is `svq`."""
+
+from svq.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""A small run as a program, for tests that start several processes or kill one.
+
+    python runner.py STAGE OUT FOLDER KEY=VALUE ...
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from svq.data import open_images
+from svq.data.codes import Codes
+from svq.errors import RunStopped
+from svq.generator.config import GeneratorShape, GeneratorTrainConfig
+from svq.generator.task import GeneratorTask
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig, VQConfig
+from svq.tokenizer.task import TokenizerTask
+from svq.training.checkpoint import fingerprint
+from svq.training.config import Config, OptimizerConfig
+from svq.training.device import build_seeded
+from svq.training.runs import train_run
+from svq.training.settings import resolve
+from svq.training.step import Taken, Trainer
+from svq.training.task import Task
+
+SHAPE: dict[str, Any] = {
+    "image_size": 16, "patch_size": 8, "tokens": 8, "encoder_width": 32, "encoder_depth": 2, "encoder_heads": 2,
+    "decoder_width": 32, "decoder_heads": 2, "plain_layers": 1, "mlp_ratio": 2,
+}  # fmt: skip
+COMMON: dict[str, Any] = {"images": 96, "batch_size": 8, "evaluate_every": 96, "save_every": 8}
+
+
+class Settings(Config):
+    """What the tests change."""
+
+    stop_at: int = 0  # images, at which the process sends itself SIGTERM
+    kill_at: int = 0  # images, at which the process kills itself
+    rank_stops: int = 0  # which process does
+    quantizer: str = "fsq"
+    normalize: str = "position"
+    train: TokenizerTrainConfig | GeneratorTrainConfig
+
+
+def harm(settings: Settings) -> None:
+    """Let this process be stopped or killed at a certain image."""
+    step = Trainer.step
+
+    def stepped(self: Trainer, seen: int, *rest: Any) -> Taken:
+        if self.rank == settings.rank_stops:
+            if settings.stop_at and seen == settings.stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            if settings.kill_at and seen == settings.kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, seen, *rest)
+
+    Trainer.step = stepped  # type: ignore[method-assign]
+
+
+def build(stage: str, settings: Settings, folder: Path) -> Task:
+    quantizer = {"quantizer": VQConfig(codebook_size=16)} if settings.quantizer == "vq" else {}
+    config = TokenizerConfig(**SHAPE, normalize=settings.normalize, **quantizer)
+    if stage == "tokenizer":
+        assert isinstance(settings.train, TokenizerTrainConfig)
+        return TokenizerTask(config, settings.train, open_images(str(folder), 16))
+    assert isinstance(settings.train, GeneratorTrainConfig)
+    tokenizer = build_seeded(0, lambda: StyledTokenizer(config)).eval()
+    rng = np.random.default_rng(0)
+    codes = Codes(
+        codes=rng.integers(0, 1000, (40, 8)), labels=np.arange(40) % 2, validation=np.arange(40) >= 30,
+        captions=("",) * 40, classes=("a", "b"), codebook_size=1000, tokenizer=fingerprint(tokenizer), data="random",
+        source="random",
+    )  # fmt: skip
+    return GeneratorTask(GeneratorShape(width=32, depth=2, heads=2), settings.train, codes, tokenizer)
+
+
+def main() -> None:
+    stage, out, folder, *assignments = sys.argv[1:]
+    muon = OptimizerConfig(name="muon")
+    train = (
+        TokenizerTrainConfig(**COMMON, optimizer=muon, continuous_share=0.4, ramp_share=0.2)
+        if stage == "tokenizer"
+        else GeneratorTrainConfig(**COMMON)
+    )
+    settings = resolve(Settings(train=train), assignments=assignments)
+    harm(settings)
+    torch.set_num_threads(1)
+    try:
+        train_run(stage, lambda: build(stage, settings, Path(folder)), settings.train, Path(out))
+    except RunStopped:
+        sys.exit(RunStopped.EXIT_CODE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""How many images fit into memory at a time, found by trial."""
+
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import find_executable_batch_size, gather_object
+
+from svq.errors import TrainingError
+from svq.training import checkpoint
+from svq.training.config import TrainConfig
+from svq.training.step import Trainer
+from svq.training.task import Task
+
+
+def settle_micro_batch(task: Task, config: TrainConfig, engine: Accelerator, out: Path | None) -> TrainConfig:
+    """Return the configuration with a number for ``micro_batch``, if it says ``auto``.
+
+    A run that goes on keeps the number it began with. Else the largest is taken, of a process's share, its half
+    and so on, with which a step does not run out of memory.
+    """
+    if config.micro_batch != "auto":
+        return config
+    folder = checkpoint.newest(out) if out is not None else None
+    if folder is not None:
+        found = checkpoint.read_json(folder / "state" / "run.json")["identity"]["train"]["micro_batch"]
+    else:
+        found = _largest(task, config, engine)
+    return config.model_copy(update={"micro_batch": found})
+
+
+def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
+    before = {name: t.clone() for name, t in task.model.state_dict().items()}
+
+    def attempt(batch_size: int) -> int:
+        trainer = Trainer(task, config.model_copy(update={"micro_batch": batch_size}), engine)
+        trainer.step(0, config.images, trainer.feed.next())
+        return batch_size
+
+    share = config.batch_size // engine.num_processes
+    smaller = iter([share >> i for i in range(1, share.bit_length() + 1)])
+    try:
+        found: int = find_executable_batch_size(attempt, share, lambda: next(smaller))()
+    except RuntimeError as error:
+        raise TrainingError(f"not even one image at a time fits into memory: {error}") from error
+    finally:
+        task.model.load_state_dict(before)
+        engine.free_memory()  # of the trials
+    return min(gather_object([found])) if engine.num_processes > 1 else found

@@ -1,0 +1,172 @@
+"""A run's state in its folder: what is saved, what is kept, and where it goes on.
+
+    checkpoints/000000020000    by number of images; the newest ones and the best one are kept
+    best                        a link to the best of them
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from accelerate.utils import gather_object
+
+from svq.errors import CheckpointError, TrainingError
+from svq.provenance import versions
+from svq.training import checkpoint
+from svq.training.optimizer import load_optimizer_state, optimizer_state
+from svq.training.step import Trainer
+
+BEST = "best"
+
+
+class Position(NamedTuple):
+    """How far a run has come.
+
+    Attributes:
+        seen: images.
+        skipped: steps that were skipped because of their gradient, in all.
+        in_a_row: how many of them were the last ones.
+        best: the best value of the task's metric so far, or None.
+        best_at: the number of images at which it was measured.
+    """
+
+    seen: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    best: float | None = None
+    best_at: int = 0
+
+
+def identity(trainer: Trainer) -> dict[str, Any]:
+    """Return all that must be the same when a run is resumed: what its result depends on."""
+    content = {
+        "model": trainer.task.model_config,
+        "train": trainer.config.model_dump(mode="json", exclude={"evaluate_every", "save_every", "keep", "trackers"}),
+        "processes": trainer.processes,
+        "precision": trainer.engine.mixed_precision,
+        **trainer.task.identity,
+    }
+    return json.loads(json.dumps(content))
+
+
+def save(trainer: Trainer, out: Path, position: Position) -> None:
+    """Publish a checkpoint, then remove those that are no longer to be kept.
+
+    Raises:
+        TrainingError: it cannot be written, as on a full disk; the checkpoints before it are as they were.
+    """
+    feeds = _gather(trainer, trainer.feed.state())
+    trouble = None
+    if trainer.rank == 0:
+        try:
+            _publish(trainer, out, position, feeds)
+        except OSError as error:
+            kept = checkpoint.newest(out)
+            trouble = (
+                f"no checkpoint could be written at image {position.seen}: {error}; "
+                f"{f'the one before, {kept}, is intact' if kept else 'there is none before it'}; "
+                "make room and run the same command again"
+            )
+    trouble = trainer.from_first(trouble)
+    if trouble:
+        raise TrainingError(trouble)
+
+
+def _publish(trainer: Trainer, out: Path, position: Position, feeds: list[dict[str, Any]]) -> None:
+    task = trainer.task
+
+    def write(folder: Path) -> None:
+        (folder / "config.json").write_text(json.dumps(task.model_config, indent=1))
+        checkpoint.write_tensors(folder / "model.safetensors", task.model.state_dict())
+        checkpoint.write_tensors(folder / "ema.safetensors", trainer.average.state_dict())
+        state = folder / "state"
+        state.mkdir()
+        if task.critic is not None:
+            checkpoint.write_tensors(state / "critic.safetensors", task.critic.state_dict())
+        for i, optimizer in enumerate(trainer.optimizers):
+            checkpoint.write_tensors(state / f"optimizer{i}.safetensors", optimizer_state(optimizer))
+        (state / "run.json").write_text(
+            json.dumps(
+                {"position": position._asdict(), "feeds": feeds, "identity": identity(trainer), "versions": versions()},
+                indent=1,
+            )
+        )
+
+    folder = out / checkpoint.CHECKPOINTS
+    checkpoint.publish(folder / _name(position.seen), write)
+    best = folder / _name(position.best_at)
+    if position.best is not None and best.is_dir():
+        link = out / f".{BEST}.writing"
+        link.unlink(missing_ok=True)
+        link.symlink_to(best.relative_to(out))
+        os.replace(link, out / BEST)
+    for old in sorted(folder.glob("[0-9]*"))[: -trainer.config.keep]:
+        if old != best:
+            shutil.rmtree(old)
+    for left in (*folder.glob(".*.writing"), *folder.glob(".*.old")):  # by a run that was killed
+        shutil.rmtree(left)
+
+
+def _name(seen: int) -> str:
+    return f"{seen:012d}"
+
+
+def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str], None]) -> Position:
+    """Load the newest sound checkpoint of a run, if there is one, and return how far it has come.
+
+    Args:
+        trainer: what to load into.
+        out: the folder of the run.
+        accept_changes: go on with other settings than before; else they are refused.
+        say: is told of accepted changes.
+
+    Raises:
+        CheckpointError: all checkpoints are damaged, or the run had other settings or other data.
+    """
+    folder = checkpoint.newest_sound(out)
+    if folder is None:
+        return Position()
+    state = checkpoint.read_json(folder / "state" / "run.json")
+    changes = differences(state["identity"], identity(trainer))
+    if changes and not accept_changes:
+        raise CheckpointError(
+            f"{out} holds a run with other settings ({'; '.join(changes)}); "
+            "give another --out, the same settings to go on, or --accept-changes"
+        )
+    if changes:
+        say(f"{out}: going on with changes: {'; '.join(changes)}")
+    try:
+        _load(trainer, folder)
+        if len(state["feeds"]) == trainer.processes:
+            trainer.feed.restore(state["feeds"][trainer.rank])
+        else:
+            trainer.feed.restore(state["feeds"][0])
+    except (RuntimeError, KeyError) as error:
+        raise CheckpointError(f"{folder} does not fit these settings: {error}") from error
+    return Position(**state["position"])
+
+
+def _load(trainer: Trainer, folder: Path) -> None:
+    task = trainer.task
+    task.model.load_state_dict(checkpoint.read_tensors(folder / "model.safetensors"))
+    trainer.average.load_state_dict(checkpoint.read_tensors(folder / "ema.safetensors"))
+    if task.critic is not None:
+        task.critic.load_state_dict(checkpoint.read_tensors(folder / "state" / "critic.safetensors"))
+    for i, optimizer in enumerate(trainer.optimizers):
+        load_optimizer_state(optimizer, checkpoint.read_tensors(folder / "state" / f"optimizer{i}.safetensors"))
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """Return ``key: old -> new`` for all leaves in which two nested mappings differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(old.keys() | new.keys())
+        return [d for k in keys for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+    return [] if old == new else [f"{path}: {old} -> {new}"]
+
+
+def _gather(trainer: Trainer, state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of all processes, in their order."""
+    return gather_object([state]) if trainer.processes > 1 else [state]
