@@ -55,6 +55,7 @@ class Chain:
         codes.save(self.out / "codes.safetensors")
 
         say("3/4 Train the generator.")
+
         def stage_two() -> GeneratorTask:
             return GeneratorTask(self.second.model, self.second.train, codes, tokenizer)
 

@@ -46,6 +46,25 @@ class SimVQConfig(Config):
     commitment: float = Field(0.25, ge=0, description="weight of the commitment term")
 
 
+class LFQConfig(Config):
+    """Lookup-free quantization (Yu et al. 2023, arXiv:2310.05737): the sign of each value is one bit of the code."""
+
+    kind: Literal["lfq"] = "lfq"
+    bits: PositiveInt = Field(10, le=18, description="values per latent; the codebook has 2^bits codes")
+    entropy_weight: float = Field(0.02, ge=0, description="weight of: sure of each code, all codes equally often")
+    commitment: float = Field(0.1, ge=0, description="weight of the commitment term")
+
+    @property
+    def dim(self) -> int:
+        """Values per latent."""
+        return self.bits
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return 2**self.bits
+
+
 class KMeansConfig(Config):
     """Codes by k-means on the latents, once and for all, when the continuous part of training is over.
 
@@ -58,7 +77,7 @@ class KMeansConfig(Config):
     iterations: PositiveInt = 30
 
 
-QuantizerConfig = Annotated[VQConfig | FSQConfig | SimVQConfig | KMeansConfig, Field(discriminator="kind")]
+QuantizerConfig = Annotated[VQConfig | FSQConfig | SimVQConfig | LFQConfig | KMeansConfig, Field(discriminator="kind")]
 
 
 class TokenizerConfig(Config):
@@ -122,6 +141,15 @@ class TokenizerTrainConfig(TrainConfig):
     kl_weight: float = Field(1e-6, ge=0)
     perceptual_weight: float = Field(0.0, ge=0, description="weight of LPIPS beside the reconstruction; 0: none")
     perceptual_vgg16: Path | None = Field(None, description="torchvision's file of VGG16 weights, which LPIPS needs")
+    critic_weight: float = Field(
+        0.0, ge=0, description="weight of a patch discriminator; 0: none, about 0.1 where there is to be one"
+    )
+    critic_start: float = Field(0.6, ge=0, lt=1, description="share of the run before the discriminator")
+    critic_adaptive: bool = Field(
+        True, description="scale its weight so that 1 pulls as hard as the reconstruction; false: as it is"
+    )
+    critic_lecam: float = Field(0.001, ge=0, description="weight of its LeCam regularisation")
+    critic_width: PositiveInt = Field(64, description="channels of its first layer")
     flip: bool = Field(True, description="mirror half of the training pictures")
     evaluation_images: PositiveInt = Field(512, description="held-out pictures to evaluate on, at most")
 

@@ -1,4 +1,4 @@
-"""Quantizers: latents become codes. One interface, four ways, all built on vector-quantize-pytorch.
+"""Quantizers: latents become codes. One interface, five ways, all built on vector-quantize-pytorch.
 
 What is special: the latents of each position are normalised by themselves first. Late positions vary
 little; in a codebook that all positions share they would otherwise fall on a single code.
@@ -16,7 +16,7 @@ import vector_quantize_pytorch as vqp
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from svq.tokenizer.config import FSQConfig, KMeansConfig, SimVQConfig, TokenizerConfig, VQConfig
+from svq.tokenizer.config import FSQConfig, KMeansConfig, LFQConfig, SimVQConfig, TokenizerConfig, VQConfig
 
 
 class Quantized(NamedTuple):
@@ -169,6 +169,30 @@ class SimVQ(Quantizer):
         return self.vq.indices_to_codes(codes)
 
 
+class LFQ(Quantizer):
+    """Each value of a latent is a bit: 1 where it is positive. No codebook is learned, none can collapse."""
+
+    def __init__(self, config: LFQConfig) -> None:
+        super().__init__(config.codebook_size)
+        with torch.device("cpu"):  # as for FSQ
+            self.lfq = vqp.LFQ(
+                dim=config.bits,
+                codebook_size=config.codebook_size,
+                entropy_loss_weight=config.entropy_weight,
+                commitment_loss_weight=config.commitment,
+            )
+
+    def continuous(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def forward(self, latents: Tensor) -> Quantized:
+        quantized, codes, loss = self.lfq(latents)
+        return Quantized(quantized, codes, loss)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        return self.lfq.indices_to_codes(codes)
+
+
 class KMeans(Quantizer):
     """A codebook fitted once to the latents of a finished VAE, and then frozen."""
 
@@ -211,5 +235,7 @@ def build_quantizer(config: TokenizerConfig) -> Quantizer:
             return FSQ(quantizer)
         case SimVQConfig() as quantizer:
             return SimVQ(quantizer)
+        case LFQConfig() as quantizer:
+            return LFQ(quantizer)
         case KMeansConfig() as quantizer:
             return KMeans(quantizer)

@@ -14,6 +14,7 @@ from svq.evaluation.lpips import LPIPS
 from svq.evaluation.pictures import PREFIXES, prefix_name, save_rows
 from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
+from svq.tokenizer.critic import PatchCritic, balance
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.device import build_seeded
 from svq.training.draws import Draws
@@ -28,6 +29,7 @@ class TokenizerTask(Task):
     """Trains a `StyledTokenizer` on the training split of a set of pictures."""
 
     model: StyledTokenizer
+    critic: PatchCritic | None
 
     def __init__(
         self,
@@ -50,6 +52,9 @@ class TokenizerTask(Task):
         vgg16 = train.perceptual_vgg16 if train.perceptual_weight else None
         self.perception = LPIPS(vgg16) if vgg16 is not None else None
         self.model = build_seeded(train.seed, lambda: build(config))
+        self.critic = None
+        if train.critic_weight:
+            self.critic = build_seeded(train.seed, lambda: PatchCritic(train.critic_width, config.image_size))
         self.model_config = config.model_dump(mode="json")
         if train.recompute:
             self.model.encoder.recompute = self.model.decoder.recompute = True
@@ -81,7 +86,19 @@ class TokenizerTask(Task):
         if self.perception is not None:
             parts["perceptual"] = self.perception.to(images.device)(result.images, images).mean()
             total = total + self.config.perceptual_weight * parts["perceptual"]
+        if self.critic is not None and progress >= self.config.critic_start:
+            total = total + self._criticism(result.images, images, reconstruction, parts)
         return Losses(total, parts)
+
+    def _criticism(self, painted: Tensor, images: Tensor, reconstruction: Tensor, parts: dict[str, Tensor]) -> Tensor:
+        """Return the discriminator's share of the loss, both sides of it, and note its parts."""
+        assert self.critic is not None
+        verdict = self.critic.judge(painted, images, self.config.critic_lecam)
+        weight = images.new_tensor(self.config.critic_weight)
+        if self.config.critic_adaptive:
+            weight = weight * balance(reconstruction, verdict.painter, self.model.decoder.output.weight)
+        parts |= {"critic": verdict.critic, "painter": verdict.painter, "critic_weight": weight}
+        return weight * verdict.painter + verdict.critic
 
     def _keep(self, draws: Draws) -> Tensor:
         """Draw how many conditions of each picture count (B,): mostly all, else uniform over the prefixes."""

@@ -44,7 +44,7 @@ class TrainConfig(Config):
     evaluate_every: PositiveInt = Field(10_000, description="images between two evaluations")
     save_every: PositiveInt = Field(20_000, description="images between two checkpoints")
     keep: PositiveInt = Field(2, description="checkpoints to keep, beside the best one")
-    skip_at_most: PositiveInt = Field(10, description="steps in a row with an infinite or NaN gradient before giving up")
+    skip_at_most: PositiveInt = Field(10, description="steps in a row with a NaN gradient before giving up")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the GPU has it, else fp32")
     tf32: bool = Field(True, description="let a GPU multiply fp32 matrices in TF32")
     compile: bool = Field(False, description="torch.compile the model; minutes on a CPU")

@@ -81,4 +81,5 @@ def seed_step(seed: int, images_seen: int, rank: int = 0) -> None:
     A step's randomness depends on the run's seed, on how many images it has seen and on the process, on nothing
     else: a resumed run draws the same numbers without any generator's state having been saved.
     """
-    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + images_seen * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB) % 2**63)
+    mixed = seed * 0x9E3779B97F4A7C15 + images_seen * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB
+    torch.manual_seed(mixed % 2**63)

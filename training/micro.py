@@ -1,6 +1,5 @@
 """How many images fit into memory at a time, found by trial."""
 
-import json
 from pathlib import Path
 
 from accelerate import Accelerator

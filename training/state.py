@@ -1,7 +1,7 @@
 """A run's state in its folder: what is saved, what is kept, and where it goes on.
 
-    checkpoints/000000020000    by number of images; the newest ones and the best one are kept
-    best                        a link to the best of them
+checkpoints/000000020000    by number of images; the newest ones and the best one are kept
+best                        a link to the best of them
 """
 
 import json

@@ -1,6 +1,6 @@
 """A small run as a program, for tests that start several processes or kill one.
 
-    python runner.py STAGE OUT FOLDER KEY=VALUE ...
+python runner.py STAGE OUT FOLDER KEY=VALUE ...
 """
 
 import os

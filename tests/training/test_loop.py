@@ -15,6 +15,7 @@ from svq.errors import CheckpointError, TrainingError
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import (
     KMeansConfig,
+    LFQConfig,
     QuantizerConfig,
     SimVQConfig,
     TokenizerConfig,
@@ -65,7 +66,7 @@ def final(out: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("quantizer", [None, VQConfig(codebook_size=16)], ids=["fsq", "vq"])
-@pytest.mark.parametrize("stopped_at", [16, 40, 56])  # continuous, during the ramp, quantized
+@pytest.mark.parametrize("stopped_at", [16, 40, 64])  # continuous, during the ramp, quantized and with a critic
 def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     config: TokenizerConfig,
     pictures: ImageSet,
@@ -76,7 +77,8 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
 ) -> None:
     if quantizer is not None:
         config = config.model_copy(update={"quantizer": quantizer})
-    metrics = run(config, TRAIN, pictures, tmp_path / "whole")
+    settings = TRAIN.model_copy(update={"critic_weight": 0.1, "critic_width": 4})
+    metrics = run(config, settings, pictures, tmp_path / "whole")
 
     def stop_at(self: RunLog, seen: int, *_: Any) -> None:
         if seen > stopped_at:
@@ -85,9 +87,9 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "step", stop_at)
         with pytest.raises(KeyboardInterrupt):
-            run(config, TRAIN, pictures, tmp_path / "parts")
+            run(config, settings, pictures, tmp_path / "parts")
     torch.manual_seed(123)  # whatever happened in between
-    assert run(config, TRAIN, pictures, tmp_path / "parts") == metrics
+    assert run(config, settings, pictures, tmp_path / "parts") == metrics
     whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
@@ -134,9 +136,9 @@ def test_a_run_with_damaged_checkpoints_alone_is_refused(
     config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
 ) -> None:
     run(config, TRAIN, pictures, tmp_path)
-    for checkpoint in (tmp_path / "checkpoints").iterdir():
-        damage(checkpoint)
-    with pytest.raises(CheckpointError, match="all checkpoints of .* are damaged"):
+    for folder in (tmp_path / "checkpoints").iterdir():
+        damage(folder)
+    with pytest.raises(CheckpointError, match=r"all checkpoints of .* are damaged"):
         run(config, TRAIN, pictures, tmp_path)
 
 
@@ -221,7 +223,9 @@ def test_recomputed_activations_give_the_same_gradients(config: TokenizerConfig,
     for recompute in (False, True):
         settings = TRAIN.model_copy(update={"recompute": recompute})
         task = TokenizerTask(config, settings, pictures)
-        Trainer(task, settings, start_engine(settings))._backward((pictures.batch(pictures.indices("train")[:8]),), 0, 1)
+        Trainer(task, settings, start_engine(settings))._backward(
+            (pictures.batch(pictures.indices("train")[:8]),), 0, 1
+        )
         gradients.append([p.grad for p in task.model.parameters()])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(recomputed, plain)
@@ -312,10 +316,11 @@ def test_weights_that_became_nan_are_never_saved(config: TokenizerConfig, pictur
     ("kind", "changes"),
     [
         (SimVQConfig(codebook_size=16), {"reconstruction": "l1"}),
+        (LFQConfig(bits=4), {}),
         (KMeansConfig(codebook_size=16), {"continuous_share": 1.0}),
         (VQConfig(codebook_size=16), {"continuous_share": 0.0, "ramp_share": 0.0, "truncated_share": 0.0}),
     ],
-    ids=["simvq", "kmeans", "vq at once"],
+    ids=["simvq", "lfq", "kmeans", "vq at once"],
 )
 @pytest.mark.parametrize("normalize", ["position", "none"])
 def test_every_quantizer_and_schedule_trains(
