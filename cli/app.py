@@ -1,6 +1,5 @@
 """The program `svq`: its commands, and what becomes of an error."""
 
-import os
 import sys
 import warnings
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from svq.cli import data, doctor, evaluate, generator, quickstart, tokenizer
+from svq.cli.output import first_process
 from svq.errors import RunStopped, UserError
 
 app = typer.Typer(
@@ -74,5 +74,5 @@ def main() -> None:
 
 def _once(text: str) -> None:
     """Print a line on stderr; of several processes of one run, the first one does."""
-    if os.environ.get("RANK", "0") == "0":
+    if first_process():
         typer.echo(text, err=True)

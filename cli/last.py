@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from svq.cli.output import say
+from svq.cli.output import first_process, say
 from svq.errors import UserError
 
 MAKERS = {
@@ -32,6 +32,8 @@ def _read() -> dict[str, str]:
 
 def remember(**paths: Path) -> None:
     """Note the path of the last result of a kind, below the current folder."""
+    if not first_process():
+        return
     _file().parent.mkdir(exist_ok=True)
     known = _read() | {kind: str(path) for kind, path in paths.items()}
     work = _file().with_name(f".last.json.{os.getpid()}.writing")

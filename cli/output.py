@@ -1,6 +1,7 @@
 """How a command shows its result: a table on a terminal, JSON for a script."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,15 @@ from rich.text import Text
 from svq.errors import UserError
 
 
+def first_process() -> bool:
+    """Say whether this is the first of the processes of a run, which speaks for all of them."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def show(result: Mapping[str, Any], rows: Mapping[str, str | Text], as_json: bool) -> None:
     """Print a result on stdout: all of it as JSON, or some rows of it for a person."""
+    if not first_process():
+        return
     if as_json:
         typer.echo(json.dumps(result, indent=1, default=str))
         return

@@ -61,5 +61,4 @@ def show_dry(build: Callable[[], "Task"], config: "TrainConfig", as_json: bool) 
         "speed": f"{result['images_per_s']:.0f} images/s",
         "a run takes": f"{result['seconds'] / 60:.0f} minutes for {config.images:,} images",
     }
-    if os.environ.get("RANK", "0") == "0":
-        show(result, rows, as_json)
+    show(result, rows, as_json)

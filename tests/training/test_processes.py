@@ -107,3 +107,19 @@ def test_another_number_of_processes_is_refused(undisturbed: dict[str, Path], fo
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert "processes: 2 -> 1" in done.stderr
     assert before.keys() == tensors(undisturbed["fsq1"]).keys()
+
+
+def test_whenever_it_is_killed_a_run_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.kill_test", "--kills", "5", "--images", "240", "--out", str(tmp_path)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    assert "5 kills" in done.stdout
+    assert "0 could not go on; 0 ended otherwise" in done.stdout
