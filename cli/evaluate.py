@@ -1,7 +1,8 @@
 """The instruments: distances between sets of pictures, reconstruction, order, and use of the codebook."""
 
 import math
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from svq.cli.source import open_source
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from svq.evaluation.reconstruction import Distance
     from svq.tokenizer import StyledTokenizer
 
 app = typer.Typer(help="Measure: fid, recon, order, codebook.", no_args_is_help=True)
@@ -39,12 +41,18 @@ RECON_EXAMPLES = """
 [bold]Examples[/bold]
 
 [cyan]svq eval recon --tokenizer runs/photos --data photos/ --split val --json[/cyan]
+
+[cyan]svq eval recon --features inception --weights pt_inception-2015-12-05-6726825d.pth[/cyan] — rFID
 """
 CODEBOOK_EXAMPLES = """
 [bold]Examples[/bold]
 
 [cyan]svq eval codebook --out runs/codebook[/cyan]
 """
+SetFeatures = Annotated[
+    Literal["none", "inception", "random-conv"],
+    typer.Option("--features", help="What sees, for the Fréchet distance between sets."),
+]
 Count = Annotated[int, typer.Option("--n", min=2, help="Pictures to measure on, at most.")]
 
 
@@ -83,6 +91,25 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
     }
     rows, labels = torch.from_numpy(codes.codes.astype("int64")), torch.from_numpy(codes.labels)
     return _Encoded(tokenizer, to_float(pictures.batch(chosen)), rows, labels, receipt)
+
+
+@contextmanager
+def _distance(
+    features: Literal["none", "inception", "random-conv"], weights: Path | None, encode: Callable[[], _Encoded]
+) -> Iterator[tuple[_Encoded, "Distance | None"]]:
+    """Yield the encoded pictures, and what measures the distance of others to them, as sets."""
+    from svq.evaluation.fid import FEW, distance_to, inception_weights
+
+    if features == "none":
+        yield encode(), None
+        return
+    if features == "inception":
+        weights = inception_weights(weights)  # before anything slow
+    encoded = encode()
+    if len(encoded.images) < FEW:
+        say(f"note: {len(encoded.images)} pictures: the Fréchet distance is biased upwards below {FEW}")
+    with distance_to(encoded.images, features, weights) as measure:
+        yield encoded, measure
 
 
 @app.command(epilog=FID_EXAMPLES)
@@ -142,16 +169,18 @@ def recon(
     vgg16: Annotated[
         Path | None, typer.Option("--vgg16", metavar="PATH", help="torchvision's file of VGG16 weights: adds LPIPS.")
     ] = None,
+    features: SetFeatures = "none",
+    weights: options.InceptionWeights = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure how well pictures are painted again from all their codes."""
+    """Measure how well pictures are painted again from all their codes; with --features inception also rFID."""
     from svq.evaluation.lpips import LPIPS
     from svq.evaluation.reconstruction import reconstruction_quality
 
     perception = LPIPS(vgg16) if vgg16 is not None else None
-    encoded = _encode(tokenizer, data, split, n)
-    quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, encoded.images, perception)
-    result = {**quality._asdict(), **encoded.receipt}
+    with _distance(features, weights, lambda: _encode(tokenizer, data, split, n)) as (encoded, distance):
+        quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, encoded.images, perception, distance)
+    result = {**quality._asdict(), "features": features, **encoded.receipt}
     rows = {
         "PSNR": f"{quality.psnr:.2f} dB (spread {quality.psnr_spread:.2f})",
         "SSIM": f"{quality.ssim:.4f}",
@@ -159,6 +188,8 @@ def recon(
     }
     if quality.lpips is not None:
         rows["LPIPS"] = f"{quality.lpips:.4f}"
+    if quality.frechet is not None:
+        rows["rFID" if features == "inception" else f"Fréchet distance ({features})"] = f"{quality.frechet:.3f}"
     show(result, rows, as_json)
 
 
@@ -168,29 +199,22 @@ def order(
     data: options.Data = "openmoji",
     split: options.Split = "val",
     n: Count = 512,
-    features: Annotated[
-        Literal["none", "inception", "random-conv"],
-        typer.Option("--features", help="Measure the Fréchet distance by length of the prefix, too."),
-    ] = "none",
+    features: SetFeatures = "none",
     weights: options.InceptionWeights = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for a plot and a strip.")] = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure what each code is worth: quality by length of the prefix, and the effect of each position."""
-    from svq.evaluation.fid import distance_to, inception_weights
     from svq.evaluation.order import measure_order
     from svq.evaluation.pictures import save_prefixes
     from svq.evaluation.plots import plot_order
     from svq.training.log import bar
 
     check_folder(out)
-    if features == "inception":
-        weights = inception_weights(weights)  # before anything slow
-    encoded = _encode(tokenizer, data, split, n)
-    decode, codes = encoded.tokenizer.decode, encoded.codes
-    frechet = nullcontext() if features == "none" else distance_to(encoded.images, features, weights)
-    with frechet as distance, bar("measure", 2 * codes.numel()) as advance:
-        measured = measure_order(decode, codes, encoded.images, distance, advance)
+    with _distance(features, weights, lambda: _encode(tokenizer, data, split, n)) as (encoded, distance):
+        decode, codes = encoded.tokenizer.decode, encoded.codes
+        with bar("measure", 2 * codes.numel()) as advance:
+            measured = measure_order(decode, codes, encoded.images, distance, advance)
     result = {**measured._asdict(), "features": features, **encoded.receipt}
     if out:
         plot_order(out / "order.png", measured)

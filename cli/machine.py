@@ -39,7 +39,7 @@ def examine(measure: bool = True) -> list[Check]:
     checks.append(_device())
     if measure:
         checks.append(_precision())
-    return [*checks, _disk(), _weights()]
+    return [*checks, _training(), _disk(), _weights()]
 
 
 def _packages() -> Check:
@@ -82,8 +82,22 @@ def _precision() -> Check:
     return Check(
         "matrix products",
         "ok",
-        f"fp32 {single:.0f} GFLOP/s, bf16 {half:.1f} GFLOP/s: {best} is faster; svq trains in fp32",
+        f"fp32 {single:.0f} GFLOP/s, bf16 {half:.1f} GFLOP/s: {best} is faster",
     )
+
+
+def _training() -> Check:
+    """Say what training will use here, if the configuration leaves it open."""
+    import torch
+
+    from svq.training.device import choose_precision
+
+    precision = choose_precision("auto")
+    if not torch.cuda.is_available():
+        return Check("training", "ok", f"{precision}, fused AdamW, one process; torch.compile only when asked for")
+    count = torch.cuda.device_count()
+    several = f"; --nproc {count} uses all {count} GPUs" if count > 1 else ""
+    return Check("training", "ok", f"{precision}, TF32 for fp32 products, fused AdamW{several}")
 
 
 def _gflops(dtype: "torch.dtype", side: int, device: "torch.device") -> float:

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from svq.evaluation.reconstruction import Decode, decode_all, psnr
+from svq.evaluation.reconstruction import Decode, Distance, decode_all, psnr
 
 MATTERS_DB = 0.05  # a position whose exchange costs at least this much counts as one that matters
-Distance = Callable[[Tensor], float]  # pictures (N, 3, S, S) in [-1, 1] -> how far they are from the originals
 
 
 class Order(NamedTuple):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 Decode = Callable[[Tensor], Tensor]  # codes (B, k) int64 -> pictures (B, 3, S, S) in [-1, 1]
 Perception = Callable[[Tensor, Tensor], Tensor]  # pictures and references (B, 3, S, S) -> distances (B,)
+Distance = Callable[[Tensor], float]  # pictures (N, 3, S, S) in [-1, 1] -> how far they are from the originals
 BATCH = 128
 
 
@@ -20,6 +21,7 @@ class Quality(NamedTuple):
         ssim: structural similarity, in [-1, 1].
         l1: absolute error of values in [-1, 1].
         lpips: perceptual distance, or None where it was not asked for.
+        frechet: Fréchet distance of painted pictures to originals, as sets (on Inception features: rFID), or None.
     """
 
     psnr: float
@@ -27,6 +29,7 @@ class Quality(NamedTuple):
     ssim: float
     l1: float
     lpips: float | None
+    frechet: float | None
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
@@ -59,7 +62,11 @@ def _mean_distance(perception: Perception, painted: Tensor, images: Tensor) -> f
 
 
 def reconstruction_quality(
-    decode: Decode, codes: Tensor, images: Tensor, perception: Perception | None = None
+    decode: Decode,
+    codes: Tensor,
+    images: Tensor,
+    perception: Perception | None = None,
+    distance: Distance | None = None,
 ) -> Quality:
     """Compare pictures painted from codes (N, 36) with the originals (N, 3, S, S) in [-1, 1].
 
@@ -68,6 +75,7 @@ def reconstruction_quality(
         codes: the codes.
         images: the originals.
         perception: measures LPIPS, where its weights are at hand.
+        distance: measures how far the painted pictures are from the originals, as a set.
     """
     painted = decode_all(decode, codes)
     values = psnr(painted, images)
@@ -77,4 +85,5 @@ def reconstruction_quality(
         ssim=float(ssim(painted, images).mean()),
         l1=float((painted - images).abs().mean()),
         lpips=_mean_distance(perception, painted, images) if perception is not None else None,
+        frechet=distance(painted) if distance is not None else None,
     )

@@ -51,7 +51,8 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     fid = svq(f"eval fid --features random-conv --reference {folder}")
     assert fid["metrics"]["frechet_random_conv"] > 0
     assert fid["samples"]["count"] == 70
-    recon = svq(f"eval recon --data {folder}")
+    recon = svq(f"eval recon --data {folder} --features random-conv")
+    assert recon["frechet"] > 0
     assert recon["psnr"] == pytest.approx(result["order"]["psnr"]["36"], abs=0.01)
     order = svq(f"eval order --data {folder} --features random-conv --out order")
     with Image.open("order/prefixes.png") as strip:
