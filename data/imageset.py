@@ -109,18 +109,23 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture in RGB with 8 bits; transparency becomes white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
+
+
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Crop a picture to its central square and scale it, (3, S, S) uint8; transparency becomes white.
 
     Fixed for good (Pillow, bicubic with antialiasing), for FID depends on it (Parmar et al. 2021,
     arXiv:2104.11222).
     """
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)

@@ -6,6 +6,7 @@ from svq.data.imageset import Advance, ImageSet, nothing
 from svq.errors import DataError
 
 GENERATED = "samples.json"  # the record in a folder that `svq generate` wrote
+PACKED = (".rec", ".json")  # endings of a packed set's name
 SOURCE_HELP = "a folder of images, 'openmoji', 'idx:DIR', or a packed .rec file"
 
 
@@ -24,8 +25,8 @@ def native_size(source: str) -> int:
         from svq.data.idx import native_size as idx_size
 
         return idx_size(Path(source.removeprefix("idx:")).expanduser())
-    if path.suffix == ".rec":
-        from svq.data.packed import native_size as packed_size
+    if path.suffix in PACKED:
+        from svq.data.packed_source import native_size as packed_size
 
         return packed_size(path)
     from svq.data.folder import native_size as folder_size
@@ -59,8 +60,8 @@ def open_images(source: str, size: int, advance: Advance = nothing) -> ImageSet:
 
         return open_idx(Path(source.removeprefix("idx:")).expanduser(), size, advance)
     path = Path(source).expanduser()
-    if path.suffix == ".rec":
-        from svq.data.packed import open_packed
+    if path.suffix in PACKED:
+        from svq.data.packed_source import open_packed
 
         return open_packed(path, size, advance)
     if source and path.is_dir():
