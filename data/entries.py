@@ -91,9 +91,14 @@ def _load_idx(path: str, number: int) -> bytes:
     return picture(Path(path), number)
 
 
+def _load_nothing(reason: str) -> bytes:
+    raise DataError(reason)
+
+
 _LOADERS: dict[str, Callable[..., Any]] = {
     "file": _load_file,
     "record": _load_record,
     "openmoji": _load_emoji,
     "idx": _load_idx,
+    "nowhere": _load_nothing,
 }

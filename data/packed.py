@@ -32,7 +32,6 @@ from svq.data.recordio import RecordFile, read_offsets, read_records, unpack_ima
 from svq.errors import DataError
 from svq.provenance import file_sha256
 
-FORMAT = "svq packed images 2"
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 
@@ -61,7 +60,7 @@ class ShardEntry(_Model):
 class Index(_Model):
     """The content of ``NAME.json``."""
 
-    format: Literal["svq packed images 2"] = FORMAT
+    format: Literal["svq packed images 2"] = "svq packed images 2"
     source: str  # as the user named it
     settings: dict[str, Any]  # what was asked for when packing
     layout: Layout
@@ -142,6 +141,15 @@ class PackedSet:
     index: Index | None
     splits: dict[Literal["train", "val"], tuple[Shard, ...]]
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all records."""
+        return sum(shard.rec.stat().st_size for shard in self.shards("all") if shard.rec.exists())
+
+    def count(self, split: Split) -> int:
+        """Return the number of a split's records."""
+        return sum(shard.count for shard in self.shards(split))
+
     def shards(self, split: Split) -> tuple[Shard, ...]:
         """Return the shards of a split, in order."""
         return self.splits["train"] + self.splits["val"] if split == "all" else self.splits[split]
@@ -175,7 +183,7 @@ def read_index(file: Path) -> Index:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise DataError(f"{file} is not an index of packed images ({FORMAT}): {place}: {first['msg']}") from error
+        raise DataError(f"{file} is not an index of packed images, or is damaged: {place}: {first['msg']}") from error
 
 
 def _from_index(file: Path) -> PackedSet:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from glob import escape
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
@@ -40,6 +40,14 @@ JOURNAL_EVERY = 4096  # pictures
 
 Task = TypeVar("Task")
 Done = TypeVar("Done")
+
+
+Progress = Callable[[int], AbstractContextManager[Advance]]
+
+
+def no_progress(total: int) -> AbstractContextManager[Advance]:
+    """Show nothing."""
+    return nullcontext(nothing)
 
 
 class PackSettings(BaseModel):
@@ -84,7 +92,7 @@ def pack(
     *,
     workers: int = 1,
     max_broken: str = "1%",
-    advance: Advance = nothing,
+    progress: Progress = no_progress,
 ) -> PackedSet:
     """Write pictures as a packed set; if that was begun before, go on.
 
@@ -95,7 +103,7 @@ def pack(
         settings: what decides the content.
         workers: number of processes that read and encode.
         max_broken: how many pictures may be broken, as a share of all (``1%``) or as a number.
-        advance: called with the number of pictures done since the last call.
+        progress: given the number of pictures once it is known, returns what takes the number just done.
 
     Raises:
         DataError: too many pictures are broken, none is readable, or something else stands at `out`.
@@ -108,9 +116,7 @@ def pack(
     most_broken = _limit(max_broken)
     if settings.layout != "class":
         clip_tokenizer()  # if it is not installed, say so now
-    out.parent.mkdir(parents=True, exist_ok=True)
     work = out.with_name(f"{out.stem}.packing")
-    work.mkdir(exist_ok=True)
     with _locked(work), closing(Listing(work / "entries.jsonl", entries)) as listing:
         command = {**settings.model_dump(), "source": source, "listing": listing.digest}
         final = out.with_suffix(".json")
@@ -118,12 +124,12 @@ def pack(
             shutil.rmtree(work)
             if read_index(final).settings != command:
                 raise DataError(f"{final} is a set packed from another source or in another way; give another --out")
-            advance(len(listing))
             return open_index(final)
         journal = Journal.open(work / "journal.json", command)
         if not journal.done and (strangers := sorted(out.parent.glob(f"{escape(out.stem)}-*-?????.rec"))):
             raise DataError(f"{strangers[0]} is there already and belongs to no set; give another --out")
-        splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)
+        with progress(len(listing)) as advance:
+            splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)
         index = Index(
             source=source,
             settings=command,
@@ -217,18 +223,19 @@ def _write(
                     writer.sync()
                 journal.save(work / "journal.json")
             if too_many:
-                raise DataError(_too_many(journal, most_broken, len(order), work))
+                raise DataError(_too_many(journal, most_broken, len(order), work / "skipped.jsonl"))
         if journal.skipped == len(order):
             raise DataError(f"no readable picture; {work / 'skipped.jsonl'} names all {journal.skipped}")
         return {split: writer.finish() for split, writer in writers.items()}
 
 
-def _too_many(journal: Journal, most: int, total: int, work: Path) -> str:
-    first = json.loads((work / "skipped.jsonl").read_text().splitlines()[0])
+def _too_many(journal: Journal, most: int, total: int, listed: Path) -> str:
+    with open(listed, "rb") as file:
+        first = json.loads(file.readline())
     return (
         f"{journal.skipped} of the first {journal.done} pictures are broken, more than the {most} allowed of {total} "
-        f"(the first: {first['key']}: {first['problem']}); {work / 'skipped.jsonl'} names them; mend them, or run again "
-        "with a higher --max-broken to go on from here"
+        f"(the first: {first['key']}: {first['problem']}); {listed} names them; "
+        "mend them, or run again with a higher --max-broken to go on from here"
     )
 
 
@@ -290,13 +297,18 @@ def _limit(text: str) -> Callable[[int], int]:
 
 @contextmanager
 def _locked(work: Path) -> Iterator[None]:
-    """Hold a folder against another process that packs to the same place."""
+    """Hold a folder against another process that packs to the same place; without a journal it is not kept."""
+    work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise DataError(f"another process is at work in {work}") from error
-        yield
+        try:
+            yield
+        finally:
+            if not (work / "journal.json").exists():
+                shutil.rmtree(work, ignore_errors=True)
 
 
 def _publish(work: Path, out: Path, index: Index) -> None:

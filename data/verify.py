@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from svq.data.recordio import read_offsets, read_records, unpack_image
 from svq.errors import DataError
 from svq.provenance import file_sha256
 
+MOST_PROBLEMS = 1000
 State = list[tuple[str, int, int, str]]  # of each file of a shard: name, bytes, time of change in ns, SHA-256 or ""
 
 
@@ -47,7 +49,8 @@ def ensure_verified(packed: PackedSet, advance: Advance = nothing) -> PackedSet:
     """
     for shard in packed.shards("all"):
         state = _state(shard)
-        receipt = cache_root() / "verified" / f"{hashlib.sha256(os.fsencode(shard.rec.resolve())).hexdigest()}.json"
+        identity = hashlib.sha256(os.fsencode(shard.rec.resolve()) + f"|{packed.layout}|{shard.count}".encode())
+        receipt = cache_root() / "verified" / f"{identity.hexdigest()}.json"
         if state and _receipt(receipt) == state:
             advance(shard.rec.stat().st_size)
             continue
@@ -62,14 +65,14 @@ def ensure_verified(packed: PackedSet, advance: Advance = nothing) -> PackedSet:
 
 
 def verify_packed(packed: PackedSet, advance: Advance = nothing) -> Verification:
-    """Look at every byte of a set, and decode every picture.
+    """Look at every byte of a set, and decode every picture; stop at `MOST_PROBLEMS` problems.
 
     Args:
         packed: a set as `svq.data.packed.open_index` returns it.
         advance: called with the number of bytes read since the last call.
     """
-    problems = [p for shard in packed.shards("all") for p in check_shard(shard, packed, advance, pictures=True)]
-    return Verification(sum(shard.count for shard in packed.shards("all")), tuple(problems))
+    problems = (p for shard in packed.shards("all") for p in check_shard(shard, packed, advance, pictures=True))
+    return Verification(packed.count("all"), tuple(islice(problems, MOST_PROBLEMS)))
 
 
 def check_shard(shard: Shard, packed: PackedSet, advance: Advance = nothing, pictures: bool = False) -> Iterator[str]:
@@ -137,9 +140,10 @@ def _offset_problems(shard: Shard, begins: list[int]) -> Iterator[str]:
 
 
 def _files(shard: Shard) -> list[tuple[Path, FileEntry | None]]:
-    entry = shard.entry
-    pairs = [(shard.rec, entry and entry.rec), (shard.idx, entry and entry.idx)]
-    return pairs + ([(shard.texts, entry and entry.texts)] if shard.texts else [])
+    """Return the files of a shard, each with what the index says of it."""
+    if shard.entry is None or shard.texts is None:
+        return [(shard.rec, None), (shard.idx, None)]
+    return [(shard.rec, shard.entry.rec), (shard.idx, shard.entry.idx), (shard.texts, shard.entry.texts)]
 
 
 def _state(shard: Shard) -> State | None:

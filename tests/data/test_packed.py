@@ -1,4 +1,4 @@
-"""Packed sets: the same pictures, labels, captions and split as the source, and an index that is believed only if whole."""
+"""Packed sets: the same pictures, labels, captions and split as the source; a bad index is refused."""
 
 import json
 import pickle
