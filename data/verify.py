@@ -11,6 +11,7 @@ the time of change and the SHA-256 of each file; a file that differs from its re
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,8 @@ from svq.errors import DataError
 from svq.provenance import file_sha256
 
 MOST_PROBLEMS = 1000
+# File systems count time in steps: a file that was changed a moment ago may change again without a new time.
+SETTLED_NS = 2 * 10**9
 State = list[tuple[str, int, int, str]]  # of each file of a shard: name, bytes, time of change in ns, SHA-256 or ""
 
 
@@ -57,10 +60,11 @@ def ensure_verified(packed: PackedSet, advance: Advance = nothing) -> PackedSet:
         problem = next(check_shard(shard, packed, advance=advance), None)
         if problem:
             raise DataError(f"{problem}; 'svq data verify {packed.path}' says more")
-        receipt.parent.mkdir(parents=True, exist_ok=True)
-        work = receipt.with_name(f".{receipt.name}.{os.getpid()}.writing")
-        work.write_text(json.dumps(state))
-        work.rename(receipt)
+        if state and max(changed for _, _, changed, _ in state) < time.time_ns() - SETTLED_NS:
+            receipt.parent.mkdir(parents=True, exist_ok=True)
+            work = receipt.with_name(f".{receipt.name}.{os.getpid()}.writing")
+            work.write_text(json.dumps(state))
+            work.rename(receipt)
     return packed
 
 
