@@ -7,7 +7,7 @@ A record's labels are float32 values before the picture, so that a reader such a
                                 of the YFCC15M-recap ``.rec`` files
     class+captions  155 values: the class, then the captions
 
-A caption that is missing is 77 zeros; one that is there begins with the id 49406, even if it is empty.
+A caption that is missing is 77 zeros; every other one begins with the id `START`.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from svq.errors import UserError
 
 Layout = Literal["class", "captions", "class+captions"]
+START, END = 49406, 49407  # ids before and behind the text of a caption
 CONTEXT = 77  # ids of one caption (Radford et al. 2021, arXiv:2103.00020)
 WIDTHS: dict[Layout, int] = {"class": 1, "captions": 2 * CONTEXT, "class+captions": 1 + 2 * CONTEXT}
 

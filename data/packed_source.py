@@ -8,7 +8,7 @@ import numpy as np
 from svq.data.encoding import decode
 from svq.data.entries import Entry, items
 from svq.data.imageset import Advance, ImageSet, cached, nothing
-from svq.data.labels import clip_tokenizer, split_labels
+from svq.data.labels import END, clip_tokenizer, split_labels
 from svq.data.packed import PackedSet, Shard, open_index
 from svq.data.recordio import ImageRecord
 from svq.data.verify import ensure_verified
@@ -47,8 +47,9 @@ def _meaning(record: ImageRecord, packed: PackedSet) -> tuple[str | None, str, s
 
 
 def _text(ids: list[int]) -> str:
-    """Return the text of a caption's ids, without those of start, end and padding."""
-    return str(clip_tokenizer().decode([i for i in ids if 0 < i < 49406])).strip()
+    """Return the text of a caption's ids, which stands between those of start and end."""
+    end = ids.index(END) if END in ids else 0
+    return str(clip_tokenizer().decode(ids[1:end])).strip()
 
 
 def native_size(path: Path) -> int:
