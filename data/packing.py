@@ -8,11 +8,9 @@ again goes on from there. The set appears when all is done, its index last.
 """
 
 import fcntl
-import hashlib
 import json
 import multiprocessing
 import shutil
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -29,6 +27,7 @@ from svq.data.encoding import Encode, encode
 from svq.data.entries import Entry, load, split_of
 from svq.data.imageset import Advance, nothing
 from svq.data.labels import Layout, clip_tokenizer, join_labels
+from svq.data.listing import Listing
 from svq.data.packed import Index, PackedSet, ShardEntry, open_index, read_index
 from svq.data.recordio import ImageRecord, pack_image
 from svq.data.shards import Journal, SplitWriter, Writer, open_at
@@ -140,42 +139,6 @@ def pack(
         )
         _publish(work, out, index)
     return open_index(final)
-
-
-class Listing:
-    """The entries of a source, one a line in a file, and what must be known of all of them.
-
-    Attributes:
-        digest: SHA-256 of the file.
-        classes: names of the classes, sorted.
-    """
-
-    def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
-        ends, digest, classes = array("Q", [0]), hashlib.sha256(), set()
-        with open(path, "wb") as file:
-            for entry in entries:
-                line = json.dumps(entry).encode() + b"\n"
-                file.write(line)
-                digest.update(line)
-                ends.append(ends[-1] + len(line))
-                if entry.label is not None:
-                    classes.add(entry.label)
-        if len(ends) == 1:
-            raise DataError("the source lists no picture")
-        self._file, self._begins = open(path, "rb"), ends[:-1]  # noqa: SIM115
-        self.digest, self.classes = digest.hexdigest(), tuple(sorted(classes))
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def __len__(self) -> int:
-        return len(self._begins)
-
-    def __getitem__(self, number: int) -> Entry:
-        self._file.seek(self._begins[number])
-        key, place, *rest = json.loads(self._file.readline())
-        return Entry(key, tuple(place), *rest)
 
 
 def _write(
