@@ -12,10 +12,14 @@ import hashlib
 import json
 import os
 import time
+from array import array
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from svq.data.encoding import decode
 from svq.data.imageset import Advance, cache_root, nothing
@@ -96,7 +100,7 @@ def check_shard(shard: Shard, packed: PackedSet, advance: Advance = nothing, pic
             yield f"{file} has {file.stat().st_size} bytes, {entry.bytes} in the index"
         elif entry and file_sha256(file) != entry.sha256:
             yield f"{file} has changed since it was packed: its SHA-256 is not that of the index"
-    begins: list[int] = []
+    begins = array("q")  # 8 bytes a record
     try:
         for offset, payload in read_records(shard.rec):
             advance(offset - (begins[-1] if begins else 0))
@@ -108,7 +112,7 @@ def check_shard(shard: Shard, packed: PackedSet, advance: Advance = nothing, pic
         yield str(error)
     if len(begins) != shard.count:
         yield f"{shard.rec} holds {len(begins)} records, {shard.count} announced"
-    yield from _offset_problems(shard, begins)
+    yield from _offset_problems(shard, np.array(begins, np.int64))
     try:
         if shard.texts and (lines := sum(1 for _ in shard.read_texts())) != shard.count:
             yield f"{shard.texts} has {lines} lines, {shard.count} announced"
@@ -129,15 +133,16 @@ def _problem(payload: bytes, packed: PackedSet, pictures: bool) -> str:
     return ""
 
 
-def _offset_problems(shard: Shard, begins: list[int]) -> Iterator[str]:
+def _offset_problems(shard: Shard, begins: NDArray[np.int64]) -> Iterator[str]:
     """Compare the offsets in the ``.idx`` file with where records really begin."""
     try:
-        named = set(read_offsets(shard.idx)[1].tolist())
+        _, named = read_offsets(shard.idx)
     except DataError as error:
         yield str(error)
         return
-    astray, left_out = sorted(named - set(begins)), len(set(begins) - named)
-    if astray:
+    astray = np.setdiff1d(named, begins)
+    left_out = len(np.setdiff1d(begins, named))
+    if len(astray):
         yield f"{shard.idx}: {len(astray)} offsets at which no record begins, the first {astray[0]}"
     if left_out:
         yield f"{shard.idx}: {left_out} of {len(begins)} records are not named"
