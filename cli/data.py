@@ -94,7 +94,9 @@ def pack(
     resize: Annotated[
         int | None, typer.Option("--resize", min=8, help="Scale larger pictures to this shorter side in pixels.")
     ] = None,
-    shard_size: Annotated[str, typer.Option("--shard-size", metavar="COUNT", help="Records of a shard.")] = "100k",
+    shard_size: Annotated[
+        int, typer.Option("--shard-size", parser=options.count, metavar="COUNT", help="Records of a shard.")
+    ] = 100_000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order.")] = 0,
     root: Annotated[
         Path | None, typer.Option("--root", metavar="DIR", help="Where a list's paths begin; by default beside it.")
@@ -133,7 +135,7 @@ def pack(
             encode=encode,
             quality=quality,
             resize=resize,
-            shard_size=options.count(shard_size),
+            shard_size=shard_size,
             seed=seed,
             writer=writer,
         ),

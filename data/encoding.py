@@ -62,9 +62,9 @@ def _damage_named() -> Iterator[None]:
 def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
     """Return a picture as a packed set should hold it.
 
-    Kept are the bytes of what all decoders show alike: RGB or grey with 8 bits, and upright, or a JPEG,
-    whose orientation all of them heed. Everything else becomes RGB, upright and without transparency, and
-    is encoded anew: as JPEG where it was one, else without loss.
+    Kept are the bytes of what all decoders show alike: RGB or grey with 8 bits, not moving, and upright, or a
+    JPEG, whose orientation all of them heed. Everything else becomes RGB, upright and without transparency,
+    and is encoded anew: as JPEG where it was one, else without loss.
 
     Args:
         data: the encoded picture.
@@ -77,9 +77,10 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
     """
     with _damage_named():
         image = _load(data)
-        is_jpeg = image.format == "JPEG"
+        is_jpeg = image.format in ("JPEG", "MPO")  # the latter has more pictures behind the first
         upright = is_jpeg or image.getexif().get(ORIENTATION, 1) == 1
-        plain = upright and image.mode in ("L", "RGB") and "transparency" not in image.info
+        still = is_jpeg or not getattr(image, "is_animated", False)
+        plain = upright and still and image.mode in ("L", "RGB") and "transparency" not in image.info
         shrink = resize is not None and min(image.size) > resize
         if how == "keep" and plain and not shrink:
             return data

@@ -88,8 +88,13 @@ def entries(root: Path, files: list[Path]) -> Iterator[Entry]:
         except OSError:
             caption = ""
         yield Entry(
-            key=os.fsencode(file.relative_to(root)).decode(errors="backslashreplace"),
+            key=_readable(str(file.relative_to(root))),
             place=("file", str(file.absolute())),
-            label=file.parent.name if file.parent != root else None,
+            label=_readable(file.parent.name) if file.parent != root else None,
             caption=caption,
         )
+
+
+def _readable(name: str) -> str:
+    """Return a name as text, whatever its bytes."""
+    return os.fsencode(name).decode(errors="backslashreplace")

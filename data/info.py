@@ -133,7 +133,7 @@ def _sizes(packed: PackedSet) -> Sizes:
             with Image.open(io.BytesIO(record.data), formats=FORMATS) as image:
                 sizes.shorter.append(min(image.size))
                 sizes.formats[str(image.format)] += 1
-        except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        except (OSError, Image.DecompressionBombError):
             continue
     return sizes
 

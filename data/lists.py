@@ -78,7 +78,8 @@ def _entry(row: Row, number: int, root: Path, columns: Mapping[str, str]) -> Ent
 
 
 def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()
+    # A lone surrogate, which JSON can hold, is no text.
+    return "" if value is None else str(value).encode(errors="replace").decode().strip()
 
 
 def _find_columns(path: Path, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:

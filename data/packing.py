@@ -11,6 +11,7 @@ import fcntl
 import json
 import multiprocessing
 import shutil
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +35,7 @@ from svq.data.shards import Journal, SplitWriter, Writer, open_at
 from svq.errors import DataError, UserError
 
 CHUNK = 16  # pictures that a worker gets at a time
-AHEAD = 4  # chunks on their way for each worker
+AHEAD = 2  # chunks on their way for each worker
 JOURNAL_EVERY = 4096  # pictures
 
 Task = TypeVar("Task")
@@ -108,8 +109,8 @@ def pack(
         DataError: too many pictures are broken, none is readable, or something else stands at `out`.
     """
     settings = settings or PackSettings()
-    if out.suffix != ".rec":
-        raise DataError(f"a packed set is named by a file that ends in .rec, got '{out.name}'")
+    if out.suffix != ".rec" or not out.name.isprintable():
+        raise DataError(f"a packed set is named by a plain file name that ends in .rec, got {out.name!r}")
     if out.exists():
         raise DataError(f"{out} is there already and is no set of this command; give another --out")
     most_broken = _limit(max_broken)
@@ -117,6 +118,7 @@ def pack(
         clip_tokenizer()  # if it is not installed, say so now
     work = out.with_name(f"{out.stem}.packing")
     with _locked(work), closing(Listing(work / "entries.jsonl", entries)) as listing:
+        source = source.encode(errors="backslashreplace").decode()  # a name of odd bytes can be no JSON
         command = {**settings.model_dump(), "source": source, "listing": listing.digest}
         final = out.with_suffix(".json")
         if final.exists():
@@ -198,7 +200,7 @@ def _too_many(journal: Journal, most: int, total: int, listed: Path) -> str:
     return (
         f"{journal.skipped} of the first {journal.done} pictures are broken, more than the {most} allowed of {total} "
         f"(the first: {first['key']}: {first['problem']}); {listed} names them; "
-        "mend them, or run again with a higher --max-broken to go on from here"
+        f"run again with a higher --max-broken to go on, or mend them and delete {listed.parent} to begin anew"
     )
 
 
@@ -230,7 +232,12 @@ def _in_order(function: Callable[[Task], Done], tasks: Iterator[Task], workers: 
         yield from map(function, tasks)
         return
     # Not forked: the parent may hold threads, whose locks a fork would leave locked.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's to answer
+    )
     try:
         waiting: deque[Any] = deque()
         for task in tasks:

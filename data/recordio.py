@@ -140,7 +140,8 @@ def read_offsets(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 class RecordFile:
     """A file of image records with its offsets, mapped into memory: any record by its number, in file order.
 
-    It can be sent to another process, which opens it anew.
+    It can be sent to another process, which opens it anew. While it is open the files must not be written to:
+    a map ends with its file, and reading beyond would end the process.
 
     Args:
         rec: the ``.rec`` file.

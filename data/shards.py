@@ -144,6 +144,7 @@ class SplitWriter:
         return OwnRecords(rec, idx, self.progress.lengths[:2]), lines
 
     def _finish_shard(self) -> None:
+        self.sync()
         self.close()
         rec, idx, texts = (
             FileEntry(name=path.name, bytes=path.stat().st_size, sha256=file_sha256(path)) for path in self._paths()

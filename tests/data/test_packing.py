@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -15,8 +17,10 @@ from svq.data.encoding import decode
 from svq.data.entries import Entry
 from svq.data.folder import entries, picture_files
 from svq.data.imageset import Advance
+from svq.data.info import describe_packed
 from svq.data.packed import PackedSet
 from svq.data.packing import PackSettings, pack
+from svq.data.sources import list_pictures
 from svq.data.verify import verify_packed
 from svq.errors import DataError, UserError
 
@@ -208,3 +212,25 @@ def test_transparency_and_orientation_are_settled_when_packing(tmp_path: Path) -
     turned = picture(tmp_path, Image.new("RGB", (20, 10), "red"), "turned.webp", exif=exif, lossless=True)
     upright = Image.open(io.BytesIO(packed_bytes(turned, tmp_path / "b.rec", PackSettings())))
     assert (upright.size, upright.format) == ((10, 20), "PNG")
+
+
+def test_odd_names_and_texts_do_no_harm(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "caf\udce9"
+    (root / "b\udcff").mkdir(parents=True)
+    shutil.copy(picture_files(folder)[0], root / "b\udcff" / "\udcfe.png")
+    packed = pack(listed(root), tmp_path / "a.rec", str(root))
+    assert packed.classes == ("b\\xff",)
+    (texts,) = packed.shards("all")[0].read_texts()
+    assert texts.key == "b\\xff/\\xfe.png"
+    assert describe_packed(packed)["classes"] == {"b\\xff": 1}
+    (tmp_path / "l.jsonl").write_text(json.dumps({"path": str(picture_files(folder)[0]), "caption": "a \ud83d cat"}))
+    both = pack(list_pictures(str(tmp_path / "l.jsonl")), tmp_path / "b.rec", "x", PackSettings(layout="captions"))
+    (texts,) = both.shards("all")[0].read_texts()
+    assert texts.caption == "a ? cat"
+    with pytest.raises(DataError, match="plain file name"):
+        pack(listed(root), tmp_path / "\udce9.rec", "x")
+
+
+def test_reading_pictures_needs_no_torch() -> None:
+    code = "import sys, svq.data.packing, svq.data.verify; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
