@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from svq.cli import options
+from svq.cli import caption, options
 from svq.cli.output import check_file, show
 from svq.cli.source import open_source
 from svq.errors import UserError
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from svq.data.packed import PackedSet
 
 app = typer.Typer(help="Data sets: import, pack, verify, info.", no_args_is_help=True)
+app.command(epilog=caption.EXAMPLES)(caption.caption)
 
 PACKABLE = f"{options.SOURCE[:-1]}; or a CSV, TSV, JSONL or Parquet file of image paths and captions."
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help=options.SOURCE)]

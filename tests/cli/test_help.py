@@ -14,6 +14,7 @@ COMMANDS = [
     ["data", "pack"],
     ["data", "verify"],
     ["data", "info"],
+    ["data", "caption"],
     ["tokenizer", "train"],
     ["tokenizer", "export"],
     ["tokenize"],
