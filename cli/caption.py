@@ -18,7 +18,9 @@ EXAMPLES = """
 
 
 def caption(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder of images.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A folder of images, or a list of them: CSV, TSV, JSONL, Parquet.")
+    ],
     model: Annotated[
         str, typer.Option("--model", metavar="NAME|DIR", help="A captioning model: BLIP, GIT and their like.")
     ],
@@ -33,13 +35,14 @@ def caption(
 ) -> None:
     """Write a caption for each picture: a list for `svq data pack`. Run again, it goes on where it stopped."""
     from svq.data.captioner import CaptionSettings
-    from svq.data.captioning import folder_rows, write_captions
+    from svq.data.captioning import write_captions
+    from svq.data.sources import list_pictures
     from svq.training.log import bar
 
     check_file(out, ".jsonl")
-    rows = list(folder_rows(Path(source)))
-    with bar("caption", len(rows)) as advance:
-        result = write_captions(rows, out, CaptionSettings(model, max_tokens, beams), batch_size, workers, advance)
+    entries = list(list_pictures(source))
+    with bar("caption", len(entries)) as advance:
+        result = write_captions(entries, out, CaptionSettings(model, max_tokens, beams), batch_size, workers, advance)
     show(
         {"out": out, **result._asdict()},
         {

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from svq.cli import caption, options
+from svq.cli import caption, fetch, options
 from svq.cli.output import check_file, show
 from svq.cli.source import open_source
 from svq.errors import UserError
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Data sets: import, pack, verify, info.", no_args_is_help=True)
 app.command(epilog=caption.EXAMPLES)(caption.caption)
+app.command(epilog=fetch.EXAMPLES)(fetch.fetch)
 
 PACKABLE = f"{options.SOURCE[:-1]}; or a CSV, TSV, JSONL or Parquet file of image paths and captions."
 Source = Annotated[str, typer.Argument(metavar="SOURCE", help=options.SOURCE)]
@@ -102,14 +103,7 @@ def pack(
     root: Annotated[
         Path | None, typer.Option("--root", metavar="DIR", help="Where a list's paths begin; by default beside it.")
     ] = None,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="KIND=NAME",
-            help="A list's column, such as caption=title. Kinds: image, caption, synthetic, class, split, key.",
-        ),
-    ] = None,
+    column: options.Column = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read and encode.")] = 1,
     max_broken: Annotated[
         str, typer.Option("--max-broken", metavar="SHARE", help="Broken pictures to bear: a share or a number.")
@@ -124,11 +118,9 @@ def pack(
     from svq.training.log import bar
 
     check_file(out, ".rec")
-    pairs = [text.partition("=") for text in column or []]
-    if wrong := next((text for text, (_, equals, name) in zip(column or [], pairs, strict=True) if not name), None):
-        raise UserError(f"expected --column KIND=NAME such as caption=title, got '{wrong}'")
+    columns = options.columns(column)
     packed = write_packed(
-        list_pictures(source, resize or DRAWN_SIZE, root, {kind: name for kind, _, name in pairs}),
+        list_pictures(source, resize or DRAWN_SIZE, root, columns),
         out,
         source,
         PackSettings(

@@ -21,11 +21,12 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 
 from svq.data.captioner import Captioner, CaptionSettings
-from svq.data.folder import decode, picture_files, read
+from svq.data.encoding import decode
+from svq.data.entries import Entry, load
 from svq.data.imageset import Advance, nothing
 from svq.errors import DataError, UserError
 
-Row = dict[str, Any]  # a line of the list: path, caption, synthetic, captioner, and problem if there was one
+Row = dict[str, Any]  # a line of the list
 
 
 class Captioned(NamedTuple):
@@ -35,20 +36,15 @@ class Captioned(NamedTuple):
     unreadable: int
 
 
-def folder_rows(path: Path) -> Iterator[Row]:
-    """Yield the path and the caption, if a text file holds one, of each picture below a folder, sorted by path.
+class Task(NamedTuple):
+    """A picture, and what its line will say beside the synthetic caption."""
 
-    Raises:
-        DataError: the folder does not exist or holds none.
-    """
-    for file in picture_files(path.resolve()):
-        text = file.with_suffix(".txt")
-        caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
-        yield {"path": str(file), "caption": caption}
+    entry: Entry
+    row: Row
 
 
 def write_captions(
-    rows: Iterable[Row],
+    entries: Iterable[Entry],
     out: Path,
     settings: CaptionSettings,
     batch_size: int = 16,
@@ -58,7 +54,7 @@ def write_captions(
     """Caption pictures, or go on where an earlier run stopped, and return how many the list now holds.
 
     Args:
-        rows: the pictures in their order, each at least with its ``path``.
+        entries: the pictures in their order, as `svq.data.sources.list_pictures` lists them.
         out: the list, JSON lines; it appears when it is complete and is ``NAME.partial`` until then.
         settings: which model, and how it writes.
         batch_size: pictures that a process captions at a time.
@@ -72,7 +68,7 @@ def write_captions(
     captioner = f"{settings.model}, {settings.max_tokens} tokens, {settings.beams} beams"
     begun = out if out.exists() else out.with_name(out.name + ".partial")
     begun.parent.mkdir(parents=True, exist_ok=True)
-    wanted = ({**row, "captioner": captioner} for row in rows)
+    wanted = (Task(entry, _row(entry, captioner)) for entry in entries)
     with open(begun, "a+b") as file:
         _lock(file, begun)
         done = _skip_done(file, wanted, begun)
@@ -88,6 +84,24 @@ def write_captions(
     return Captioned(pictures, unreadable)
 
 
+def _row(entry: Entry, captioner: str) -> Row:
+    kind, *where = entry.place
+    if kind not in ("file", "nowhere"):  # the latter is a row of a list that cannot be read
+        raise UserError(
+            "captions are listed by the paths of pictures, and these are no files of their own; "
+            "give a folder or a list, and pack it with its captions"
+        )
+    known = {
+        "key": entry.key,
+        "path": where[0] if kind == "file" else None,
+        "class": entry.label,
+        "split": entry.split,
+        "caption": entry.caption,
+        "captioner": captioner,
+    }
+    return {name: value for name, value in known.items() if value is not None}
+
+
 def _lock(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +109,7 @@ def _lock(file: BinaryIO, path: Path) -> None:
         raise UserError(f"another process is writing {path}; wait for it, or give another --out") from error
 
 
-def _skip_done(file: BinaryIO, wanted: Iterator[Row], path: Path) -> Captioned:
+def _skip_done(file: BinaryIO, wanted: Iterator[Task], path: Path) -> Captioned:
     """Take from `wanted` what the file holds already, and cut off a last line that is not whole."""
     pictures = unreadable = whole = 0
     file.seek(0)
@@ -107,7 +121,7 @@ def _skip_done(file: BinaryIO, wanted: Iterator[Row], path: Path) -> Captioned:
         except ValueError:
             row = None
         expected = next(wanted, None)
-        if not isinstance(row, dict) or expected is None or {**row, **expected} != row:
+        if not isinstance(row, dict) or expected is None or {**row, **expected.row} != row:
             raise UserError(
                 f"{path}, line {pictures + 1}, was not written for these pictures by this model with these settings; "
                 "give another --out, or the same source and options to go on"
@@ -117,13 +131,13 @@ def _skip_done(file: BinaryIO, wanted: Iterator[Row], path: Path) -> Captioned:
     return Captioned(pictures, unreadable)
 
 
-def _captioned(wanted: Iterator[Row], settings: CaptionSettings, batch_size: int, workers: int) -> Iterator[list[Row]]:
+def _captioned(wanted: Iterator[Task], settings: CaptionSettings, batch_size: int, workers: int) -> Iterator[list[Row]]:
     """Yield the rows with their captions, batch by batch, in order."""
     first = next(wanted, None)
     if first is None:  # nothing is left, no model is needed
         return
-    rows = chain([first], wanted)
-    tasks = iter(lambda: list(islice(rows, batch_size)), [])
+    left = chain([first], wanted)
+    tasks = iter(lambda: list(islice(left, batch_size)), [])
     if workers == 1:
         captioner = Captioner(settings, _device(0))
         yield from (_caption(captioner, task) for task in tasks)
@@ -164,19 +178,18 @@ def _start_worker(settings: CaptionSettings, workers: int, numbers: "Queue[int]"
     _worker = Captioner(settings, _device(numbers.get()))
 
 
-def _work(rows: list[Row]) -> list[Row]:
+def _work(tasks: list[Task]) -> list[Row]:
     assert _worker is not None
-    return _caption(_worker, rows)
+    return _caption(_worker, tasks)
 
 
-def _caption(captioner: Captioner, rows: list[Row]) -> list[Row]:
-    """Return the rows with a synthetic caption each, or with the problem that the picture has."""
-    images, done = [], []
-    for row in rows:
+def _caption(captioner: Captioner, tasks: list[Task]) -> list[Row]:
+    """Return the lines of pictures, each with a synthetic caption or with the problem that the picture has."""
+    images, problems = [], {}
+    for i, task in enumerate(tasks):
         try:
-            images.append(decode(read(Path(row["path"]))))
-            done.append(row)
+            images.append(decode(load(task.entry.place)))
         except (DataError, OSError) as error:
-            done.append({**row, "synthetic": "", "problem": str(error)})
+            problems[i] = {"synthetic": "", "problem": str(error)}
     texts = iter(captioner(images) if images else [])
-    return [row if "problem" in row else {**row, "synthetic": next(texts)} for row in done]
+    return [task.row | (problems.get(i) or {"synthetic": next(texts)}) for i, task in enumerate(tasks)]

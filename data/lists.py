@@ -19,6 +19,7 @@ from svq.errors import DataError, UserError, nearest
 
 NAMES = {  # what a column may be called, the first that is there counts; in lower case
     "image": ("image", "path", "file", "filename", "filepath", "file_name", "image_path", "img", "photo"),
+    "url": ("url", "image_url", "photo_url", "downloadurl"),
     "caption": ("caption", "raw_caption", "raw", "text", "title", "description"),
     "synthetic": ("synthetic", "synthetic_caption", "syn_caption", "recaption", "generated_caption"),
     "class": ("class", "label", "category"),
@@ -28,7 +29,7 @@ NAMES = {  # what a column may be called, the first that is there counts; in low
 SPLITS: dict[str, Literal["train", "val"]] = {
     "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val",
 }  # fmt: skip
-WITHOUT_HEADER = ["image", "caption", "synthetic"]
+CAPTIONS = ("caption", "synthetic")
 
 Row = Mapping[str, Any] | str  # or what is wrong with it
 
@@ -46,21 +47,38 @@ def entries(path: Path, root: Path | None = None, columns: Mapping[str, str] | N
         DataError: the list is missing, damaged, or has no column of pictures.
         UserError: pyarrow is needed and not installed.
     """
+    for number, row in enumerate(read_rows(path, "image", columns), start=1):
+        yield _entry(row, number, (root or path.parent).absolute())
+
+
+def read_rows(path: Path, needed: str, columns: Mapping[str, str] | None = None) -> Iterator[dict[str, str] | str]:
+    """Yield the rows of a list, each as texts by what its columns hold, or as what is wrong with it.
+
+    Args:
+        path: the list; its ending says what it is.
+        needed: what it must hold, and what the first column holds if there is no header: image or url.
+        columns: names of columns by what they hold, where the usual names do not find them.
+
+    Raises:
+        DataError: the list is missing, damaged, or has no column of what is needed.
+        UserError: pyarrow is needed and not installed.
+    """
     if not path.is_file():
         raise DataError(f"no such file: {path}")
+    if path.suffix not in _READERS:
+        raise DataError(f"{path} is no list; expected a file ending in {', '.join(_READERS)}")
     for role in columns or {}:
         if role not in NAMES:
             raise UserError(f"unknown kind of column '{role}'{nearest(role, NAMES)}")
-    names, rows = _READERS[path.suffix](path)
-    found = _find_columns(path, names, columns or {})
-    for number, row in enumerate(rows, start=1):
-        yield _entry(row, number, (root or path.parent).absolute(), found)
+    names, rows = _READERS[path.suffix](path, [*NAMES[needed], *(columns or {}).values()], [needed, *CAPTIONS])
+    found = _find_columns(path, names, columns or {}, needed)
+    for row in rows:
+        yield row if isinstance(row, str) else {role: _text(row.get(name)) for role, name in found.items()}
 
 
-def _entry(row: Row, number: int, root: Path, columns: Mapping[str, str]) -> Entry:
-    if isinstance(row, str):
-        return Entry(f"row {number}", ("nowhere", row))
-    values = {role: _text(row.get(name)) for role, name in columns.items()}
+def _entry(values: dict[str, str] | str, number: int, root: Path) -> Entry:
+    if isinstance(values, str):
+        return Entry(f"row {number}", ("nowhere", values))
     image, split = values["image"], values.get("split", "")
     key = values.get("key") or image or f"row {number}"
     if not image:
@@ -82,7 +100,7 @@ def _text(value: object) -> str:
     return "" if value is None else str(value).encode(errors="replace").decode().strip()
 
 
-def _find_columns(path: Path, names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+def _find_columns(path: Path, names: Sequence[str], given: Mapping[str, str], needed: str) -> dict[str, str]:
     """Return the names of the columns by what they hold."""
     for role, name in given.items():
         if name not in names:
@@ -90,27 +108,27 @@ def _find_columns(path: Path, names: Sequence[str], given: Mapping[str, str]) ->
     lower = {name.lower(): name for name in reversed(names)}
     usual = {role: next((lower[n] for n in known if n in lower), None) for role, known in NAMES.items()}
     found = {role: name for role, name in {**usual, **given}.items() if name is not None}
-    if "image" not in found:
+    if needed not in found:
         raise DataError(
-            f"{path} has no column of pictures; it has: {', '.join(names)}; name one with --column image=NAME"
+            f"{path} has no column '{needed}'; it has: {', '.join(names)}; name one with --column {needed}=NAME"
         )
     return found
 
 
-def _read_separated(path: Path) -> tuple[Sequence[str], Iterator[Row]]:
+def _read_separated(path: Path, known: Sequence[str], bare: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
     with _opened(path) as file:
         first = file.readline(2**20)
     tabs = "\t" in first
     # In files with tabs a quotation mark is a character like others: YFCC15M's captions are full of single ones.
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
     header = next(csv.reader([first], **dialect), [])
-    has_header = any(cell.strip().lower() in NAMES["image"] for cell in header)
+    has_header = any(cell.strip() in known or cell.strip().lower() in known for cell in header)
     if not header or (not has_header and not 1 <= len(header) <= 3):
         raise DataError(
-            f"{path} has {len(header)} columns and no header that names one of pictures; expected a header, "
-            "or the columns path, raw caption, synthetic caption"
+            f"{path} has {len(header)} columns and no header that names one '{bare[0]}'; expected a header, "
+            f"or the columns {', '.join(bare)}"
         )
-    names = [cell.strip() for cell in header] if has_header else WITHOUT_HEADER[: len(header)]
+    names = [cell.strip() for cell in header] if has_header else bare[: len(header)]
 
     def rows() -> Iterator[Row]:
         with _opened(path) as file:
@@ -137,7 +155,7 @@ def _opened(path: Path) -> Any:
     return open(path, encoding="utf-8-sig", errors="replace", newline="")
 
 
-def _read_jsonl(path: Path) -> tuple[Sequence[str], Iterator[Row]]:
+def _read_jsonl(path: Path, *_: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
     def rows() -> Iterator[Row]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
@@ -154,7 +172,7 @@ def _read_jsonl(path: Path) -> tuple[Sequence[str], Iterator[Row]]:
     return list(first), rows()
 
 
-def _read_parquet(path: Path) -> tuple[Sequence[str], Iterator[Row]]:
+def _read_parquet(path: Path, *_: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile

@@ -15,6 +15,7 @@ COMMANDS = [
     ["data", "verify"],
     ["data", "info"],
     ["data", "caption"],
+    ["data", "fetch"],
     ["tokenizer", "train"],
     ["tokenizer", "export"],
     ["tokenize"],

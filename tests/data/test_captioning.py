@@ -11,9 +11,13 @@ import torch
 from PIL import Image
 
 from svq.data.captioner import Captioner, CaptionSettings
-from svq.data.captioning import folder_rows, write_captions
-from svq.data.folder import decode, picture_files
-from svq.errors import DataError, UserError
+from svq.data.captioning import write_captions
+from svq.data.encoding import decode
+from svq.data.entries import Entry
+from svq.data.folder import entries, picture_files
+from svq.data.packing import pack
+from svq.data.sources import list_pictures
+from svq.errors import UserError
 from tests.data.captioning_model import save_tiny_blip
 
 CPU = torch.device("cpu")
@@ -36,6 +40,10 @@ def photos(folder: Path, tmp_path: Path) -> Path:
     return root
 
 
+def listed(root: Path) -> Iterator[Entry]:
+    return entries(root, picture_files(root))
+
+
 def lines(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -44,7 +52,7 @@ def test_each_picture_has_the_caption_that_the_model_gives_it_alone(
     photos: Path, model: CaptionSettings, tmp_path: Path
 ) -> None:
     out = tmp_path / "list.jsonl"
-    result = write_captions(folder_rows(photos), out, model, batch_size=5)
+    result = write_captions(listed(photos), out, model, batch_size=5)
     files = picture_files(photos)
     assert result == (len(files), 1)
     rows = lines(out)
@@ -61,7 +69,7 @@ def test_each_picture_has_the_caption_that_the_model_gives_it_alone(
 
 
 def test_a_stopped_run_goes_on_behind_its_last_whole_line(photos: Path, model: CaptionSettings, tmp_path: Path) -> None:
-    write_captions(folder_rows(photos), tmp_path / "whole.jsonl", model, batch_size=4)
+    write_captions(listed(photos), tmp_path / "whole.jsonl", model, batch_size=4)
 
     def stop(count: int) -> None:
         if count:
@@ -69,25 +77,25 @@ def test_a_stopped_run_goes_on_behind_its_last_whole_line(photos: Path, model: C
 
     out = tmp_path / "list.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        write_captions(folder_rows(photos), out, model, batch_size=4, advance=stop)
+        write_captions(listed(photos), out, model, batch_size=4, advance=stop)
     assert not out.exists()
     partial = tmp_path / "list.jsonl.partial"
     assert len(lines(partial)) == 4
     with open(partial, "a") as file:
         file.write('{"path": "half a li')
     done: list[int] = []
-    write_captions(folder_rows(photos), out, model, batch_size=4, advance=done.append)
+    write_captions(listed(photos), out, model, batch_size=4, advance=done.append)
     assert done[0] == 4
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     # A third run has nothing to do, and needs no model.
-    again = write_captions(folder_rows(photos), out, model)
+    again = write_captions(listed(photos), out, model)
     assert again.pictures == sum(done)
 
 
 def test_several_processes_write_the_same_list(photos: Path, model: CaptionSettings, tmp_path: Path) -> None:
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    write_captions(folder_rows(photos), one, model, batch_size=3)
-    write_captions(folder_rows(photos), two, model, batch_size=2, workers=2)
+    write_captions(listed(photos), one, model, batch_size=3)
+    write_captions(listed(photos), two, model, batch_size=2, workers=2)
     assert two.read_bytes() == one.read_bytes()
 
 
@@ -95,21 +103,21 @@ def test_a_list_of_other_pictures_or_by_another_model_is_not_gone_on_with(
     photos: Path, model: CaptionSettings, tmp_path: Path
 ) -> None:
     out = tmp_path / "list.jsonl"
-    write_captions(folder_rows(photos), out, model)
+    write_captions(listed(photos), out, model)
     before = out.read_bytes()
     with pytest.raises(UserError, match=r"list\.jsonl, line 1, was not written for these pictures"):
-        write_captions(folder_rows(photos), out, model._replace(beams=2))
+        write_captions(listed(photos), out, model._replace(beams=2))
     (photos / "box08.png").unlink()
     with pytest.raises(UserError, match=r"list\.jsonl, line 3, was not written for these pictures"):
-        write_captions(folder_rows(photos), out, model)
+        write_captions(listed(photos), out, model)
     assert out.read_bytes() == before
 
 
 def test_two_runs_cannot_write_one_list(photos: Path, model: CaptionSettings, tmp_path: Path) -> None:
-    def rows() -> Iterator[dict[str, str]]:
+    def rows() -> Iterator[Entry]:
         with pytest.raises(UserError, match="another process is writing"):
             write_captions([], tmp_path / "list.jsonl", model)
-        yield from folder_rows(photos)
+        yield from listed(photos)
 
     write_captions(rows(), tmp_path / "list.jsonl", model)
 
@@ -141,6 +149,19 @@ def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
         Captioner(CaptionSettings("any"), CPU)
 
 
-def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no picture below"):
-        list(folder_rows(tmp_path))
+def test_the_list_is_packed_with_raw_and_synthetic_captions(
+    photos: Path, model: CaptionSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "list.jsonl"
+    write_captions(listed(photos), out, model)
+    packed = pack(list_pictures(str(out)), tmp_path / "set.rec", "captioned", max_broken="1")
+    texts = {t.key: t for shard in packed.shards("all") for t in shard.read_texts()}
+    for row in lines(out):
+        if "problem" not in row:
+            text = texts[row["key"]]
+            assert (text.label, text.caption, text.synthetic) == (row.get("class"), row["caption"], row["synthetic"])
+    # A list is captioned like a folder; its broken rows are not lost.
+    again = write_captions(list_pictures(str(out)), tmp_path / "again.jsonl", model)
+    assert again == (len(lines(out)), 1)
+    with pytest.raises(UserError, match="these are no files of their own"):
+        write_captions(list_pictures(str(tmp_path / "set.rec")), tmp_path / "packed.jsonl", model)
