@@ -8,7 +8,6 @@ import typer
 from svq.cli import caption, fetch, options
 from svq.cli.output import check_file, show
 from svq.cli.source import open_source
-from svq.errors import UserError
 
 if TYPE_CHECKING:
     from svq.data.packed import PackedSet

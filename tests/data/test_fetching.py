@@ -20,7 +20,7 @@ from svq.data.packing import pack
 from svq.data.sources import list_pictures
 from svq.errors import DataError, UserError
 
-TIMEOUT_S = 1
+TIMEOUT_S = 4  # this machine may be busy
 SETTINGS = FetchSettings(size=64, threads=8, timeout=TIMEOUT_S, retries=0)
 
 
@@ -64,10 +64,14 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
+class Patient(ThreadingHTTPServer):
+    request_queue_size = 64  # all addresses are asked for at once
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     os.environ["no_proxy"] = "127.0.0.1"
-    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+    with Patient(("127.0.0.1", 0), Server) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         Server.over.set()
