@@ -17,6 +17,10 @@ test: lint types imports unit
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	# For the test against mxnet's RecordIO. Alone, for mxnet asks for NumPy 1, of which its RecordIO has no need;
+	# its library needs one of Debian's that compilers bring along.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps mxnet==1.9.1
+	ldconfig -p | grep -q libquadmath.so.0 || { apt-get update -q && apt-get install -qy libgomp1 libquadmath0; }
 	touch $@
 
 lint: $(STAMP)

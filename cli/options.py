@@ -71,3 +71,20 @@ GeneratorRun = Annotated[
 ]
 InceptionWeights = Annotated[Path | None, typer.Option("--weights", metavar="PATH", help="File of Inception weights.")]
 Split = Annotated[Literal["train", "val", "all"], typer.Option("--split", help="Which pictures.")]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="KIND=NAME",
+        help="A list's column, such as caption=title. Kinds: image, url, caption, synthetic, class, split, key.",
+    ),
+]
+
+
+def columns(texts: list[str] | None) -> dict[str, str]:
+    """Read KIND=NAME, several times."""
+    pairs = [text.partition("=") for text in texts or []]
+    for kind, equals, name in pairs:
+        if not name:
+            raise typer.BadParameter(f"expected --column KIND=NAME such as caption=title, got '{kind}{equals}'")
+    return {kind: name for kind, _, name in pairs}

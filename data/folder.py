@@ -1,50 +1,21 @@
 """The folder source: pictures in nested folders; a picture's class is the name of the folder it lies in.
 
-What is special: nothing is decoded before its header has shown that it is of a bearable size, and a file
-that cannot be read is skipped and named, not fatal.
+What is special: a file that cannot be read is skipped and named, not fatal.
 """
 
 import hashlib
-import io
 import os
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from svq.data.imageset import Advance, ImageSet, Item, cached, in_validation, nothing
+from svq.data.encoding import FORMATS
+from svq.data.entries import Entry, items
+from svq.data.imageset import Advance, ImageSet, cached, nothing
 from svq.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-FORMATS = ("JPEG", "PNG", "WEBP")
-MAX_BYTES = 64 * 2**20
-MAX_PIXELS = 64 * 10**6
-
-
-def decode(data: bytes) -> Image.Image:
-    """Decode one picture, upright, after a look at its header.
-
-    Raises:
-        DataError: it is damaged, of an unknown format, or too large.
-    """
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{len(data)} bytes, more than the {MAX_BYTES} allowed")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")
-            image.load()
-            upright: Image.Image = ImageOps.exif_transpose(image)
-            return upright
-    except DataError:
-        raise
-    except UnidentifiedImageError as error:
-        raise DataError("cannot be decoded: no JPEG, PNG or WebP") from error
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
-        raise DataError(f"cannot be decoded ({type(error).__name__}: {error})") from error
 
 
 def picture_files(path: Path) -> list[Path]:
@@ -105,27 +76,25 @@ def open_folder(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
                 stat = part.stat()
                 listing.update(os.fsencode(part.relative_to(path)))
                 listing.update(f"|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-    return cached(str(path), f"folder|{listing.hexdigest()}", size, _items(path, files), advance)
+    return cached(str(path), f"folder|{listing.hexdigest()}", size, items(entries(path, files)), advance)
 
 
-def _items(root: Path, files: list[Path]) -> Iterator[Item]:
+def entries(root: Path, files: list[Path]) -> Iterator[Entry]:
+    """List picture files below a folder."""
     for file in files:
-        key = os.fsencode(file.relative_to(root)).decode(errors="backslashreplace")
+        text = file.with_suffix(".txt")
         try:
-            # The size comes first: a huge file is not even read.
-            if file.stat().st_size > MAX_BYTES:
-                raise DataError(f"{file.stat().st_size} bytes, more than the {MAX_BYTES} allowed")
-            content = file.read_bytes()
-            image = decode(content)
-            text = file.with_suffix(".txt")
             caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
-        except (DataError, OSError) as error:
-            yield Item(key, problem=str(error))
-            continue
-        yield Item(
-            key=key,
-            image=image,
-            label=file.parent.name if file.parent != root else None,
+        except OSError:
+            caption = ""
+        yield Entry(
+            key=_readable(str(file.relative_to(root))),
+            place=("file", str(file.absolute())),
+            label=_readable(file.parent.name) if file.parent != root else None,
             caption=caption,
-            validation=in_validation(content),
         )
+
+
+def _readable(name: str) -> str:
+    """Return a name as text, whatever its bytes."""
+    return os.fsencode(name).decode(errors="backslashreplace")

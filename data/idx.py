@@ -5,14 +5,17 @@ The held-out split is the one that the authors of such a set made: the files who
 
 import gzip
 import hashlib
+import io
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from svq.data.entries import Entry
 from svq.data.imageset import Advance, ImageSet, Item, cached, nothing
 from svq.errors import DataError
 from svq.provenance import file_sha256
@@ -75,24 +78,76 @@ def open_idx(folder: Path, size: int, advance: Advance = nothing) -> ImageSet:
     Raises:
         DataError: a file is missing or damaged.
     """
-    files = {p: (_find(folder, p, "images-idx3-ubyte"), _find(folder, p, "labels-idx1-ubyte")) for p in PARTS}
+    files, names = _files(folder), _names(folder)
     contents = [
         file_sha256(file) for pair in files.values() for file in pair
     ]  # MNIST's relatives differ in nothing else
-    names = FASHION if "fashion" in str(folder.resolve()).lower() else tuple(map(str, range(256)))
     key = f"idx|{hashlib.sha256(repr((contents, names)).encode()).hexdigest()}"
     return cached(f"idx:{folder}", key, size, _items(files, size, names), advance)
 
 
+def entries(folder: Path) -> Iterator[Entry]:
+    """List the pictures of the four files, at the size that they have.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    names = _names(folder)
+    for part, (image_file, label_file) in _files(folder).items():
+        _, labels = _read_pair(image_file, label_file)
+        for i, label in enumerate(labels):
+            name = _name(names, label)
+            yield Entry(
+                key=f"{part}/{i:06d}",
+                place=("idx", str(image_file.absolute()), i),
+                label=name,
+                caption=name,
+                split="val" if part == "t10k" else "train",
+            )
+
+
+def picture(path: Path, number: int) -> bytes:
+    """Return one picture of an IDX file as PNG.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    buffer = io.BytesIO()
+    Image.fromarray(_cached_idx(path)[number]).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=2)
+def _cached_idx(path: Path) -> NDArray[np.uint8]:
+    return read_idx(path)
+
+
+def _files(folder: Path) -> dict[str, tuple[Path, Path]]:
+    return {p: (_find(folder, p, "images-idx3-ubyte"), _find(folder, p, "labels-idx1-ubyte")) for p in PARTS}
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    return FASHION if "fashion" in str(folder.resolve()).lower() else tuple(map(str, range(256)))
+
+
+def _name(names: tuple[str, ...], label: int) -> str:
+    return names[label] if label < len(names) else str(label)
+
+
+def _read_pair(image_file: Path, label_file: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    images, labels = read_idx(image_file), read_idx(label_file)
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise DataError(f"{image_file} has shape {images.shape}, {label_file} has {labels.shape}")
+    return images, labels
+
+
 def _items(files: dict[str, tuple[Path, Path]], size: int, names: tuple[str, ...]) -> Iterator[Item]:
     for part, (image_file, label_file) in files.items():
-        images, labels = read_idx(image_file), read_idx(label_file)
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
-            raise DataError(f"{image_file} has shape {images.shape}, {label_file} has {labels.shape}")
+        images, labels = _read_pair(image_file, label_file)
         room = [max(0, size - n) for n in images.shape[1:]]
         pad = [(n // 2, n - n // 2) for n in room]
         for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-            name = names[label] if label < len(names) else str(label)
+            name = _name(names, label)
             yield Item(
                 key=f"{part}/{i:06d}",
                 image=Image.fromarray(np.pad(pixels, pad)),

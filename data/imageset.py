@@ -13,15 +13,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from svq.errors import DataError
+
+if TYPE_CHECKING:  # torch takes seconds and hundreds of MB, which processes that only read pictures can spare
+    from torch import Tensor
 
 Advance = Callable[[int], None]  # takes the number of pictures done since the last call
 Split = Literal["train", "val", "all"]
@@ -94,19 +95,31 @@ class ImageSet:
         """Return the positions of at most `most` pictures of a split, shuffled, the same each time."""
         return np.random.default_rng(0).permutation(self.indices(split))[:most]
 
-    def batch(self, indices: NDArray[np.int64]) -> Tensor:
+    def batch(self, indices: NDArray[np.int64]) -> "Tensor":
         """Return pictures as uint8 (B, 3, S, S)."""
+        import torch
+
         return torch.from_numpy(np.ascontiguousarray(self.images[indices]))
 
 
-def to_float(images: Tensor) -> Tensor:
+def to_float(images: "Tensor") -> "Tensor":
     """Map uint8 [0, 255] to float [-1, 1]."""
     return images.float().div_(127.5).sub_(1)
 
 
-def to_uint8(images: Tensor) -> Tensor:
+def to_uint8(images: "Tensor") -> "Tensor":
     """Map float [-1, 1] to uint8 [0, 255], rounding and clipping."""
-    return images.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return images.add(1).mul_(127.5).round_().clamp_(0, 255).byte()
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a picture in RGB with 8 bits; transparency becomes white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
+        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
+    return image.convert("RGB")
 
 
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -115,12 +128,7 @@ def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     Fixed for good (Pillow, bicubic with antialiasing), for FID depends on it (Parmar et al. 2021,
     arXiv:2104.11222).
     """
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
-    image = image.convert("RGB")
+    image = to_rgb(image)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), method=Image.Resampling.BICUBIC)
     return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)

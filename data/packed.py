@@ -1,189 +1,226 @@
-"""The packed source: pictures in a RecordIO file, with its offsets and what is known of them beside it.
+"""The packed source: shards of image records, and an index that says what they hold.
 
-    NAME.rec     image records: the class as label, the picture as PNG
-    NAME.idx     ``number TAB offset`` for each record
-    NAME.json    schema, counts, classes, captions, split, fingerprint, SHA-256 of both files
+    NAME.json               the index: schema, layout of the labels, classes, settings, and of each shard the
+                            count, and the bytes and SHA-256 of its files
+    NAME-train-00000.rec    image records, shuffled; the labels as `svq.data.labels` describes them
+    NAME-train-00000.idx    ``key TAB offset`` for each record; the key, also the record's id, is the number of
+                            the picture in the source it came from
+    NAME-train-00000.jsonl  the texts of each record, one line each: key, class, caption, synthetic
+    NAME-val-00000.rec ...  the pictures that are held out
 
-A ``.rec`` from elsewhere, without the JSON file, can be read too: its labels are classes, and its pictures
-are split by their content.
+A set is named by its index, ``NAME.json``, or by ``NAME.rec`` for short. A single ``.rec`` from elsewhere,
+without an index, can be read too: all its records are to train on, and the number of their labels says what
+they mean.
+
+What is special: only `svq.data.verify.ensure_verified` tells whether the files are what the index says; a
+reader such as DALI, which dies of a ``.rec`` that is shorter than its ``.idx`` says, must see no others.
 """
 
-import io
+import hashlib
+import itertools
 import json
-import math
-import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
-from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from svq.data.folder import decode
-from svq.data.imageset import Advance, ImageSet, Item, cached, in_validation, nothing
-from svq.data.recordio import ImageRecord, pack_image, read_records, unpack_image, write_record
+from svq.data.imageset import Split
+from svq.data.labels import Layout, layout_of
+from svq.data.recordio import RecordFile, read_offsets, read_records, unpack_image
 from svq.errors import DataError
 from svq.provenance import file_sha256
 
-SCHEMA = "svq packed images 1"
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
 
 
-def pack(images: ImageSet, path: Path, advance: Advance = nothing) -> None:
-    """Write a set of pictures as ``.rec``, ``.idx`` and ``.json``; they appear when all is done, the last one last.
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    Raises:
-        DataError: the name does not end in .rec, or a file of another kind stands where one of these would.
+
+class FileEntry(_Model):
+    """One file of a shard."""
+
+    name: Annotated[str, Field(pattern=r"^[^/\\]+$")]  # it lies beside the index
+    bytes: Count
+    sha256: Sha256
+
+
+class ShardEntry(_Model):
+    """One shard: its records, their offsets, and their texts."""
+
+    rec: FileEntry
+    idx: FileEntry
+    texts: FileEntry
+    count: Count
+
+
+class Index(_Model):
+    """The content of ``NAME.json``."""
+
+    format: Literal["svq packed images 2"] = "svq packed images 2"
+    source: str  # as the user named it
+    settings: dict[str, Any]  # what was asked for when packing
+    layout: Layout
+    classes: tuple[str, ...]
+    skipped: Count  # pictures of the source that could not be read
+    splits: dict[Literal["train", "val"], tuple[ShardEntry, ...]]
+
+
+class Texts(NamedTuple):
+    """What is known of one record in words."""
+
+    key: str
+    label: str | None
+    caption: str
+    synthetic: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A pair of files that hold records, and the one that holds their texts.
+
+    Attributes:
+        rec: the records.
+        idx: their offsets.
+        count: number of records.
+        texts: their texts; None for a file from elsewhere.
+        entry: what the index says of the files; None for a file from elsewhere.
     """
-    if path.suffix != ".rec":
-        raise DataError(f"a packed file ends in .rec, got '{path.name}'")
-    _index(path)  # refuses to go on if the JSON file beside it is somebody else's
-    path.parent.mkdir(parents=True, exist_ok=True)
-    targets = [path, path.with_suffix(".idx"), path.with_suffix(".json")]
-    with tempfile.TemporaryDirectory(prefix=".packing-", dir=path.parent) as folder:
-        work = [Path(folder) / target.name for target in targets]
-        _write_records(images, work[0], work[1], advance)
-        index = {
-            "schema": SCHEMA,
-            "count": len(images),
-            "image_size": images.image_size,
-            "source": images.name,
-            "fingerprint": images.fingerprint,
-            "classes": images.classes,
-            "captions": images.captions,
-            "keys": images.keys,
-            "validation": images.validation.tolist(),
-            "sha256": {file.name: file_sha256(file) for file in work[:2]},
-        }
-        work[2].write_text(json.dumps(index))
-        targets[2].unlink(missing_ok=True)  # a crash in between must not leave an index of other records
-        for file, target in zip(work, targets, strict=True):
-            file.rename(target)
+
+    rec: Path
+    idx: Path
+    count: int
+    texts: Path | None = None
+    entry: ShardEntry | None = None
+
+    def open(self) -> RecordFile:
+        """Map the records into memory: ``shard.open()[number]`` is an ImageRecord.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        return RecordFile(self.rec, self.idx)
+
+    def read_texts(self) -> Iterator[Texts]:
+        """Yield the texts of all records, in order.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        if self.texts is None:
+            return
+        with open(self.texts, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    content = json.loads(line)
+                    yield Texts(content["key"], content["class"], content["caption"], content["synthetic"])
+                except (ValueError, KeyError, TypeError) as error:
+                    raise DataError(f"{self.texts}: line {number} is damaged: {error}") from error
 
 
-def _write_records(images: ImageSet, rec: Path, idx: Path, advance: Advance) -> None:
-    with open(rec, "wb") as records, open(idx, "w") as offsets:
-        for i in range(len(images)):
-            png = io.BytesIO()
-            Image.fromarray(images.images[i].transpose(1, 2, 0)).save(png, "PNG")
-            offset = write_record(records, pack_image(ImageRecord(i, (float(images.labels[i]),), png.getvalue())))
-            offsets.write(f"{i}\t{offset}\n")
-            advance(1)
+@dataclass(frozen=True)
+class PackedSet:
+    """A packed set as its index describes it.
 
-
-def _index(path: Path) -> dict[str, Any] | None:
-    """Return the JSON file beside a ``.rec``, or None if there is none."""
-    file = path.with_suffix(".json")
-    if not file.exists():
-        return None
-    try:
-        index = json.loads(file.read_text())
-    except ValueError as error:
-        raise DataError(f"{file} is not an index of packed images: {error}") from error
-    if not isinstance(index, dict) or index.get("schema") != SCHEMA:
-        raise DataError(f"{file} is not an index of packed images; its schema is not '{SCHEMA}'")
-    columns = [index.get(name) for name in ("keys", "captions", "validation")]
-    whole = all(isinstance(c, list) and len(c) == index.get("count") for c in columns)
-    if not whole or not isinstance(index.get("classes"), list) or not isinstance(index.get("sha256"), dict):
-        raise DataError(f"{file} is damaged: its columns do not fit its count")
-    return index
-
-
-def native_size(path: Path) -> int:
-    """Return the shorter side of the first picture.
-
-    Raises:
-        DataError: the file is missing or damaged.
+    Attributes:
+        path: the index, or the ``.rec`` of a set without one.
+        layout: what the labels of the records mean.
+        classes: names of the classes; empty for a file from elsewhere, whose classes are numbers.
+        fingerprint: SHA-256 over content, order and split, but not over the names of files; for a file
+            from elsewhere over its size, its offsets and its first record.
+        index: the index itself; None for a file from elsewhere.
     """
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
-    for _, payload in read_records(path):
-        return min(decode(unpack_image(payload).data).size)
-    raise DataError(f"{path} holds no picture")
+
+    path: Path
+    layout: Layout
+    classes: tuple[str, ...]
+    fingerprint: str
+    index: Index | None
+    splits: dict[Literal["train", "val"], tuple[Shard, ...]]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all records."""
+        return sum(shard.rec.stat().st_size for shard in self.shards("all") if shard.rec.exists())
+
+    def count(self, split: Split) -> int:
+        """Return the number of a split's records."""
+        return sum(shard.count for shard in self.shards(split))
+
+    def shards(self, split: Split) -> tuple[Shard, ...]:
+        """Return the shards of a split, in order."""
+        return self.splits["train"] + self.splits["val"] if split == "all" else self.splits[split]
 
 
-def open_packed(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
-    """Return the pictures of a ``.rec`` file at `size` pixels.
-
-    Raises:
-        DataError: it is missing or damaged.
-    """
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
-    index = _index(path)
-    return cached(str(path), f"rec|{file_sha256(path)}|{json.dumps(index)}", size, _items(path, index), advance)
-
-
-def _items(path: Path, index: dict[str, Any] | None) -> Iterator[Item]:
-    for i, (_, payload) in enumerate(read_records(path)):
-        try:
-            record = unpack_image(payload)
-            image = decode(record.data)
-            if record.labels and not math.isfinite(record.labels[0]):
-                raise DataError(f"label {record.labels[0]}")
-        except DataError as error:
-            yield Item(f"record {i}", problem=str(error))
-            continue
-        label = int(record.labels[0]) if record.labels else -1
-        if index is None:
-            name = str(label) if label >= 0 else None
-            yield Item(f"record {i}", image, name, validation=in_validation(record.data))
-            continue
-        if i >= index["count"] or not -1 <= label < len(index["classes"]):
-            raise DataError(f"{path}: record {i} with label {label} does not fit {path.with_suffix('.json').name}")
-        yield Item(
-            key=index["keys"][i],
-            image=image,
-            label=index["classes"][label] if label >= 0 else None,
-            caption=index["captions"][i],
-            validation=index["validation"][i],
-        )
-
-
-def verify_packed(path: Path, advance: Advance = nothing) -> dict[str, Any]:
-    """Check a ``.rec`` and the files beside it: structure, checksums, offsets, and that each picture decodes.
+def open_index(path: Path) -> PackedSet:
+    """Read the index of a packed set; the shards are not looked at, see `svq.data.verify.ensure_verified`.
 
     Args:
-        path: the ``.rec`` file.
-        advance: called with the number of bytes read since the last call.
+        path: ``NAME.json``, or ``NAME.rec`` for the same, or a single ``.rec`` without an index.
 
-    Returns:
-        The number of records and the problems, as texts; no problem means that all is well.
+    Raises:
+        DataError: there is no such set, or its index is damaged.
     """
-    problems: list[str] = []
-    offsets: list[int] = []
+    file = path.with_suffix(".json")
+    if file.is_file():
+        return _from_index(file)
+    if path.suffix == ".rec" and path.is_file():
+        return _from_elsewhere(path)
+    raise DataError(f"no packed set {path}: neither {file.name} nor {path.with_suffix('.rec').name} is there")
+
+
+def read_index(file: Path) -> Index:
+    """Read and check an index file.
+
+    Raises:
+        DataError: it is damaged or of another kind.
+    """
     try:
-        index = _index(path)
-        for name, expected in (index or {}).get("sha256", {}).items():
-            file = path.with_name(name)
-            if not file.is_file() or file_sha256(file) != expected:
-                problems.append(f"{name} is missing or has changed since it was packed")
-        for offset, payload in read_records(path):
-            advance(offset - (offsets[-1] if offsets else 0))
-            offsets.append(offset)
-            try:
-                decode(unpack_image(payload).data)
-            except DataError as error:
-                problems.append(f"record {len(offsets) - 1}: {error}")
-        if not offsets:
-            problems.append(f"{path.name} holds no record")
-        if index and len(offsets) != index["count"]:
-            problems.append(f"{len(offsets)} records, {index['count']} announced")
-    except (DataError, OSError) as error:
-        problems.append(str(error))
-    return {"records": len(offsets), "problems": problems + _offset_problems(path, offsets)}
+        return Index.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise DataError(f"{file} is not an index of packed images, or is damaged: {place}: {first['msg']}") from error
 
 
-def _offset_problems(path: Path, offsets: list[int]) -> list[str]:
-    """Compare the offsets in the ``.idx`` file with where records really begin."""
-    file = path.with_suffix(".idx")
-    if not file.exists():
-        return [f"{file.name} is missing"]
-    problems, begin, named = [], set(offsets), set()
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
-        key, _, offset = line.partition("\t")
-        if not key.isdecimal() or not offset.isdecimal() or int(offset) not in begin:
-            problems.append(f"{file.name}, line {number}: no record begins at '{offset}'")
-        else:
-            named.add(int(offset))
-    if begin - named:
-        problems.append(f"{file.name}: {len(begin - named)} of {len(begin)} records are not named")
-    return problems
+def _from_index(file: Path) -> PackedSet:
+    index = read_index(file)
+    splits: dict[Literal["train", "val"], tuple[Shard, ...]] = {"train": (), "val": ()}
+    for split, entries in index.splits.items():
+        splits[split] = tuple(
+            Shard(
+                rec=file.with_name(entry.rec.name),
+                idx=file.with_name(entry.idx.name),
+                texts=file.with_name(entry.texts.name),
+                count=entry.count,
+                entry=entry,
+            )
+            for entry in entries
+        )
+    return PackedSet(file, index.layout, index.classes, fingerprint_of(index), index, splits)
+
+
+def fingerprint_of(index: Index) -> str:
+    """Return the SHA-256 of what an index says of the content: layout, classes, records and texts by split."""
+    content = {
+        split: [[e.count, e.rec.sha256, e.texts.sha256] for e in entries] for split, entries in index.splits.items()
+    }
+    parts = [index.layout, index.classes, content]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _from_elsewhere(rec: Path) -> PackedSet:
+    idx = rec.with_suffix(".idx")
+    first = next(itertools.islice(read_records(rec), 1), None)
+    if first is None:
+        raise DataError(f"{rec} holds no record")
+    if not idx.is_file():
+        raise DataError(f"no such file: {idx}; a .rec is read through the offsets that lie beside it")
+    parts = (rec.stat().st_size, file_sha256(idx), hashlib.sha256(first[1]).hexdigest())
+    shard = Shard(rec, idx, count=len(read_offsets(idx)[0]))
+    layout = layout_of(len(unpack_image(first[1]).labels))
+    fingerprint = hashlib.sha256(repr(parts).encode()).hexdigest()
+    return PackedSet(rec, layout, (), fingerprint, None, {"train": (shard,), "val": ()})

@@ -4,12 +4,20 @@ A part is, little-endian: the magic number, 3 bits of part flag and 29 bits of l
 up to a multiple of 4 bytes. A payload that itself holds the magic number at a multiple of 4 is cut there:
 the 4 bytes are left out when writing and put back when reading, so that a reader can always find the next
 record by searching for the magic number (dmlc-core, ``recordio.h``).
+
+What is special: no length that a file announces is believed before it was held against the size of the file,
+so that a damaged file costs neither memory nor a crash. Every error names the file and the offset.
 """
 
+import mmap
 import struct
-from collections.abc import Iterator
+from array import array
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from svq.errors import DataError
 
@@ -17,6 +25,8 @@ MAGIC = struct.pack("<I", 0xCED7230A)
 MAX_LENGTH = 2**29 - 1
 WHOLE, FIRST, MIDDLE, LAST = range(4)  # part flags
 IMAGE_HEADER = struct.Struct("<IfQQ")  # flag: number of labels that follow, label, id, second id
+
+Take = Callable[[int, int], bytes]  # offset, length → bytes, fewer at the end of the file
 
 
 class ImageRecord(NamedTuple):
@@ -63,34 +73,127 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         DataError: the file is damaged; the message names the offset.
     """
-    size = path.stat().st_size
+    size, at = path.stat().st_size, 0
     with open(path, "rb") as file:
-        while file.tell() < size:
-            start = file.tell()
-            flag, part = _read_part(file, path)
-            if flag not in (WHOLE, FIRST):
-                raise DataError(f"{path}: offset {start}: a record begins with part flag {flag}")
-            parts = [part]
-            while flag not in (WHOLE, LAST):
-                at = file.tell()
-                flag, part = _read_part(file, path)
-                if flag not in (MIDDLE, LAST):
-                    raise DataError(f"{path}: offset {at}: part flag {flag} inside a record")
-                parts.append(part)
-            yield start, MAGIC.join(parts)
+
+        def take(offset: int, length: int) -> bytes:
+            file.seek(offset)
+            return file.read(length)
+
+        while at < size:
+            payload, end = _record_at(take, at, size, path)
+            yield at, payload
+            at = end
 
 
-def _read_part(file: BinaryIO, path: Path) -> tuple[int, bytes]:
-    start = file.tell()
-    head = file.read(8)
-    if len(head) < 8 or head[:4] != MAGIC:
-        raise DataError(f"{path}: offset {start}: no record begins here (found {head[:4].hex() or 'the end'})")
-    word = struct.unpack("<I", head[4:])[0]
-    flag, length = word >> 29, word & MAX_LENGTH
-    part = file.read(length)
-    if len(part) < length or len(file.read(-length % 4)) < -length % 4:
-        raise DataError(f"{path}: offset {start}: the file ends inside a record of {length} bytes")
-    return flag, part
+def _record_at(take: Take, start: int, size: int, path: Path) -> tuple[bytes, int]:
+    """Return the payload of the record that begins at an offset, and the offset behind it."""
+    parts: list[bytes] = []
+    at = start
+    while True:
+        head = take(at, 8)
+        if len(head) < 8 or head[:4] != MAGIC:
+            raise DataError(f"{path}: offset {at}: no record begins here (found {head[:4].hex() or 'the end'})")
+        word = struct.unpack("<I", head[4:])[0]
+        flag, length = word >> 29, word & MAX_LENGTH
+        if not parts and flag not in (WHOLE, FIRST):
+            raise DataError(f"{path}: offset {at}: a record begins with part flag {flag}")
+        if parts and flag not in (MIDDLE, LAST):
+            raise DataError(f"{path}: offset {at}: part flag {flag} inside a record")
+        end = at + 8 + length + (-length % 4)
+        part = take(at + 8, length) if end <= size else b""
+        if end > size or len(part) < length:
+            raise DataError(f"{path}: offset {at}: the file ends inside a record of {length} bytes")
+        parts.append(part)
+        at = end
+        if flag in (WHOLE, LAST):
+            return MAGIC.join(parts), at
+
+
+def read_offsets(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Read a ``.idx`` file, lines ``key TAB offset``.
+
+    Returns:
+        The keys (N,) and the offsets (N,), by ascending offset: in the order of the records in their file.
+
+    Raises:
+        DataError: a line is of another form, or an offset stands there twice.
+    """
+    keys, offsets = array("q"), array("q")
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            key, _, offset = line.rstrip(b"\r\n").partition(b"\t")
+            # 18 digits fit 64 bits; no file is longer.
+            if not (key.isdigit() and offset.isdigit() and len(key) <= 18 and len(offset) <= 18):
+                raise DataError(f"{path}: line {number}: expected 'key TAB offset', found {line[:40]!r}")
+            keys.append(int(key))
+            offsets.append(int(offset))
+    found = np.frombuffer(offsets, np.int64) if offsets else np.empty(0, np.int64)
+    order = np.argsort(found, kind="stable")
+    found = found[order]
+    if len(found) and not np.all(np.diff(found) > 0):
+        twice = int(found[:-1][np.diff(found) == 0][0])
+        raise DataError(f"{path}: offset {twice} stands there twice")
+    return (np.frombuffer(keys, np.int64) if keys else np.empty(0, np.int64))[order], found
+
+
+class RecordFile:
+    """A file of image records with its offsets, mapped into memory: any record by its number, in file order.
+
+    It can be sent to another process, which opens it anew. While it is open the files must not be written to:
+    a map ends with its file, and reading beyond would end the process.
+
+    Args:
+        rec: the ``.rec`` file.
+        idx: its ``.idx`` file.
+
+    Attributes:
+        keys: (N,) int64, the key of each record in the ``.idx`` file.
+        offsets: (N,) int64, where each record begins.
+
+    Raises:
+        DataError: a file is missing, or the ``.idx`` file is damaged.
+    """
+
+    def __init__(self, rec: Path, idx: Path) -> None:
+        for path in (rec, idx):
+            if not path.is_file():
+                raise DataError(f"no such file: {path}")
+        self.rec, self.idx = rec, idx
+        self.keys, self.offsets = read_offsets(idx)
+        self.size = rec.stat().st_size
+        with open(rec, "rb") as file:  # an empty file cannot be mapped
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RecordFile, (self.rec, self.idx)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def payload(self, number: int) -> bytes:
+        """Return the payload of a record.
+
+        Raises:
+            IndexError: there is no such record.
+            DataError: no record begins where it should, or it is damaged.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"{self.rec} has {len(self)} records, asked for number {number}")
+        payload, _ = _record_at(self._take, int(self.offsets[number]), self.size, self.rec)
+        return payload
+
+    def __getitem__(self, number: int) -> ImageRecord:
+        """Return an image record; errors as `payload`."""
+        try:
+            return unpack_image(self.payload(number))
+        except DataError as error:
+            if str(error).startswith(str(self.rec)):
+                raise
+            raise DataError(f"{self.rec}: offset {self.offsets[number]}: {error}") from error
+
+    def _take(self, offset: int, length: int) -> bytes:
+        return self._bytes[offset : offset + length]
 
 
 def pack_image(record: ImageRecord) -> bytes:

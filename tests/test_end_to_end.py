@@ -82,11 +82,18 @@ def test_data_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (info["count"], info["classes"]) == (64, {"box": 32, "disc": 32})
     assert Path("sheet.png").stat().st_size > 1000
     assert svq(f"data import {folder} --image-size 16")["fingerprint"] == info["fingerprint"]
-    assert svq(f"data pack {folder} --image-size 16 --out p.rec")["count"] == 64
+    packed = svq(f"data pack {folder} --out p.rec")
+    assert (packed["count"], packed["shards"], packed["skipped"]) == (64, 2, 0)
     assert svq("data verify p.rec") == {"records": 64, "problems": []}
-    assert svq("data info p.rec --image-size 16")["fingerprint"] == info["fingerprint"]
-    Path("p.rec").write_bytes(Path("p.rec").read_bytes()[:-8])
-    assert CliRunner().invoke(app, ["data", "verify", "p.rec"]).exit_code == 2
+    assert svq("data import p.rec --image-size 16")["fingerprint"] == info["fingerprint"]
+    again = svq("data info p.rec --image-size 16 --sheet again.png")
+    assert (again["count"], again["classes"], again["shorter_side"]) == (64, {"box": 32, "disc": 32}, [24, 24, 24])
+    assert Path("again.png").stat().st_size > 1000
+    rec = Path("p-val-00000.rec")
+    rec.write_bytes(rec.read_bytes()[:-8])
+    result = CliRunner().invoke(app, ["data", "verify", "p.json"])
+    assert result.exit_code == 2
+    assert "p-val-00000.rec has" in result.output
 
 
 def test_the_doctor_finds_this_machine_sound() -> None:

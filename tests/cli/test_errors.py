@@ -30,7 +30,12 @@ MISTAKES = {
     "eval recon --tokenizer nowhere": "no checkpoint in nowhere",
     "tokenizer export --tokenizer nowhere": "no checkpoint in nowhere",
     "data pack nowhere": "no data source 'nowhere'",
-    "data verify none.rec": "no such file: none.rec",
+    "data pack --max-broken some": "expected a share such as 1% or a number of pictures such as 100, got 'some'",
+    "data pack openmoji --root .": "--root and --column are for lists",
+    "data pack none.csv": "no such file: none.csv",
+    "data pack --column caption": "expected --column KIND=NAME such as caption=title, got 'caption'",
+    "data verify none.rec": "no packed set none.rec: neither none.json nor none.rec is there",
+    "data info none.json": "no packed set none.json",
     "data info idx:.": "no file train-images-idx3-ubyte",
     "nonsense": "No such command 'nonsense'",
 }

@@ -14,6 +14,8 @@ COMMANDS = [
     ["data", "pack"],
     ["data", "verify"],
     ["data", "info"],
+    ["data", "caption"],
+    ["data", "fetch"],
     ["tokenizer", "train"],
     ["tokenizer", "export"],
     ["tokenize"],

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from svq.data import open_images
-from svq.data.folder import decode
+from svq.data.encoding import decode
 from svq.data.sources import native_size
 from svq.errors import DataError
 
@@ -77,7 +77,7 @@ def test_no_source_is_not_the_current_folder() -> None:
 
 
 def test_a_picture_too_large_in_bytes_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("svq.data.folder.MAX_BYTES", 100)
+    monkeypatch.setattr("svq.data.encoding.MAX_BYTES", 100)
     with pytest.raises(DataError, match="101 bytes, more than the 100 allowed"):
         decode(b"x" * 101)
 

@@ -1,0 +1,247 @@
+"""How fast pictures come: DALI and svq's torch loader against ImageFolder, webdataset and the bare JPEG decoder.
+
+    pip install 'svq[benchmarks]'
+    python -m benchmarks.loading
+
+Synthetic photographs (smooth shapes, edges, fine grain), JPEG of quality 90, in three cases that differ in what
+is stored and asked for. All contenders run in this one process and its workers, turn by turn; each figure is the
+median of several rounds, after a warm-up that fills whatever they read ahead. The limit is simplejpeg
+(libjpeg-turbo) decoding files that lie in memory, each as it is stored, and doing nothing else. At the end, how
+fast a file of codes is read for stage two.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import simplejpeg
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from svq.data.codes import Codes, load_codes
+from svq.data.loaders import Augmentation, Kind, LoaderSettings, open_loader
+from svq.data.packing import PackSettings, pack
+from svq.data.sources import list_pictures
+from svq.provenance import versions
+
+SIZE, BATCH = 256, 64
+CPU = torch.device("cpu")
+
+
+class Case(NamedTuple):
+    """What is stored, and what is asked for."""
+
+    name: str
+    stored: tuple[int, int]  # width, height
+    crop: Augmentation
+
+
+CASES = (
+    Case("stored at 341 x 256, central 256 x 256", (341, 256), Augmentation("centre", flip=True)),
+    Case("stored at 400 x 300, central square scaled to 256", (400, 300), Augmentation("centre", flip=True)),
+    Case("stored at 400 x 300, random crop scaled to 256", (400, 300), Augmentation("random", flip=True)),
+)
+
+
+def photo(seed: int, size: tuple[int, int]) -> bytes:
+    """Return a JPEG with large and small forms, as photographs have them: about 0.3 bytes a pixel."""
+    rng = np.random.default_rng(seed)
+
+    def noise(cells: int) -> np.ndarray[Any, Any]:
+        pixels = rng.integers(0, 256, (cells * 3 // 4, cells, 3), dtype=np.uint8)
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
+
+    edges = np.asarray(Image.fromarray(noise(8).mean(2).astype(np.uint8)).point(lambda v: 255 * (v > 128)))
+    pixels = 0.5 * noise(6) + 0.15 * noise(40) + 0.1 * noise(150) + 0.25 * edges[..., None]
+    file = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def write_photos(folder: Path, size: tuple[int, int], count: int) -> list[bytes]:
+    """Write photographs in folders of ten classes, and return them."""
+    photos = [photo(i, size) for i in range(count)]
+    for i, data in enumerate(photos):
+        file = folder / f"class{i % 10}" / f"{i:05d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    return photos
+
+
+def transform(crop: Augmentation) -> Callable[[Any], torch.Tensor]:
+    """Return torchvision's way to do the same, on Pillow's images, as its examples do it."""
+    bicubic = v2.InterpolationMode.BICUBIC
+    square = (
+        [v2.RandomResizedCrop(SIZE, scale=(crop.smallest_area, 1), interpolation=bicubic)]
+        if crop.crop == "random"
+        else [v2.Resize(SIZE, interpolation=bicubic), v2.CenterCrop(SIZE)]
+    )
+    return v2.Compose([*square, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+
+
+def decoding(photos: list[bytes], threads: int) -> Iterator[int]:
+    """Decode so many pictures at a time as a batch has, with threads, and throw them away."""
+    chunks = [photos[i : i + 8] for i in range(0, len(photos) // 8 * 8, 8)]
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = [pool.submit(lambda c: [simplejpeg.decode_jpeg(j) for j in c], c) for c in chunks[: 2 * BATCH // 8]]
+        for chunk in itertools.cycle(chunks):
+            for _ in range(BATCH // 8):
+                waiting.pop(0).result()
+                waiting.append(pool.submit(lambda c: [simplejpeg.decode_jpeg(j) for j in c], chunk))
+            yield BATCH
+
+
+def decoding_with_pillow(photos: list[bytes]) -> Iterator[int]:
+    for batch in itertools.cycle([photos[i : i + BATCH] for i in range(0, len(photos) - BATCH, BATCH)]):
+        for data in batch:
+            Image.open(io.BytesIO(data)).load()
+        yield BATCH
+
+
+def ours(kind: Kind, rec: Path, crop: Augmentation, workers: int) -> Iterator[int]:
+    from svq.data.packed import open_index
+
+    settings = LoaderSettings(SIZE, BATCH, "all", augmentation=crop)
+    loader = open_loader(kind, open_index(rec), settings, CPU, workers)
+    try:
+        while True:
+            yield len(next(loader).images)
+    finally:
+        loader.close()
+
+
+def image_folder(folder: Path, crop: Augmentation, workers: int) -> Iterator[int]:
+    images = ImageFolder(folder, transform(crop))
+    sampler = RandomSampler(images, replacement=True, num_samples=10**6)
+    for batch, _ in DataLoader(images, BATCH, sampler=sampler, num_workers=workers):
+        yield len(batch)
+
+
+def webdataset(tar: Path, crop: Augmentation, workers: int) -> Iterator[int]:
+    import webdataset as wds
+
+    pictures = wds.WebDataset(str(tar), resampled=True, shardshuffle=False, nodesplitter=None).shuffle(1000)
+    pictures = pictures.decode("pil").to_tuple("jpg", "cls").map_tuple(transform(crop), None).batched(BATCH)
+    for batch, _ in wds.WebLoader(pictures, batch_size=None, num_workers=workers):
+        yield len(batch)
+
+
+def write_tar(photos: list[bytes], path: Path) -> Path:
+    import webdataset as wds
+
+    with wds.TarWriter(str(path)) as file:
+        for i, data in enumerate(photos):
+            file.write({"__key__": f"{i:05d}", "jpg": data, "cls": i % 10})
+    return path
+
+
+def contenders(case: Case, folder: Path, count: int) -> dict[str, Callable[[], Iterator[int]]]:
+    """Prepare one case and return who runs in it."""
+    photos = write_photos(folder / "photos", case.stored, count)
+    rec, tar = folder / "set.rec", write_tar(photos, folder / "photos.tar")
+    pack(list_pictures(str(folder / "photos")), rec, "photos", PackSettings())
+    return {
+        "bare decode, 1 thread": lambda: decoding(photos, 1),
+        "bare decode, 2 threads": lambda: decoding(photos, 2),
+        "bare decode with Pillow, 1 thread": lambda: decoding_with_pillow(photos),
+        "svq torch loader, 1 worker": lambda: ours("torch", rec, case.crop, 1),
+        "svq torch loader, 2 workers": lambda: ours("torch", rec, case.crop, 2),
+        "svq DALI loader on the CPU, 1 thread": lambda: ours("dali", rec, case.crop, 1),
+        "svq DALI loader on the CPU, 2 threads": lambda: ours("dali", rec, case.crop, 2),
+        "ImageFolder + DataLoader, in the process": lambda: image_folder(folder / "photos", case.crop, 0),
+        "ImageFolder + DataLoader, 2 workers": lambda: image_folder(folder / "photos", case.crop, 2),
+        "webdataset, 2 workers": lambda: webdataset(tar, case.crop, 2),
+    }
+
+
+def rate(start: Callable[[], Iterator[int]], warm_up: int, batches: int) -> float:
+    """Return images per second over some batches behind the first ones."""
+    stream = start()
+    for _ in range(warm_up):
+        next(stream)
+    began, seen = time.perf_counter(), 0
+    for _ in range(batches):
+        seen += next(stream)
+    seconds = time.perf_counter() - began
+    stream.close()  # type: ignore[attr-defined]
+    return seen / seconds
+
+
+def measure(case: Case, count: int, rounds: int, batches: int) -> dict[str, int]:
+    with tempfile.TemporaryDirectory() as name:
+        os.environ["SVQ_CACHE"] = str(Path(name) / "cache")
+        runs = contenders(case, Path(name), count)
+        rates: dict[str, list[float]] = {who: [] for who in runs}
+        for _ in range(rounds):
+            for who, start in runs.items():
+                rates[who].append(rate(start, 10, batches))
+        return {who: round(statistics.median(values)) for who, values in rates.items()}
+
+
+def measure_codes(count: int = 1_000_000, batch: int = 512, batches: int = 2000) -> dict[str, int]:
+    """Return sequences per second of opening a file of codes and of taking batches from it in random order."""
+    rng = np.random.default_rng(0)
+    captions = tuple(f"a picture with the number {i}" for i in range(count))
+    codes = Codes(
+        codes=rng.integers(0, 1024, (count, 36)), labels=np.zeros(count, np.int64), validation=np.zeros(count, bool),
+        captions=captions, classes=("one",), codebook_size=1024, tokenizer="", data="", source="",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        codes.save(Path(name) / "codes.safetensors")
+        began = time.perf_counter()
+        loaded = load_codes(Path(name) / "codes.safetensors")
+        opened = time.perf_counter()
+        rows = torch.from_numpy(loaded.codes.astype(np.int64))  # as the generator's task holds them
+        ready = time.perf_counter()
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        chosen = [order[(i * batch) % (count - batch) :][:batch] for i in range(batches)]
+        start = time.perf_counter()
+        for indices in chosen:
+            rows[indices]
+        taken = time.perf_counter() - start
+    return {
+        "opened and verified, with captions": round(count / (opened - began)),
+        "opened, verified, and made a tensor": round(count / (ready - began)),
+        f"random batches of {batch}": round(batch * batches / taken),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=1500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=16, help="of 64 pictures, in each round")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    result: dict[str, Any] = {"threads_of_torch": torch.get_num_threads(), "cases": {}, "versions": versions()}
+    for case in CASES:
+        rates = measure(case, arguments.pictures, arguments.rounds, arguments.batches)
+        result["cases"][case.name] = rates
+        one, two = rates["bare decode, 1 thread"], rates["bare decode, 2 threads"]
+        print(f"\n{case.name}\n{'':42}images/s  of the decode with 1, 2 threads", file=sys.stderr)
+        for who, value in rates.items():
+            print(f"{who:42}{value:8,}{value / one:10.0%}{value / two:6.0%}", file=sys.stderr)
+    result["codes"] = measure_codes()
+    print("\nfile of codes, a million sequences of 36", file=sys.stderr)
+    for what, value in result["codes"].items():
+        print(f"{what:42}{value:12,} sequences/s", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""One encoded picture: decoded with care, and encoded anew where a packed set wants it so.
+
+What is special: nothing is decoded before its header has shown that it is of a bearable size.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from svq.data.imageset import to_rgb
+from svq.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_BYTES = 64 * 2**20
+MAX_PIXELS = 64 * 10**6
+ORIENTATION = 0x0112  # the EXIF tag
+
+Encode = Literal["keep", "png", "jpeg"]
+
+
+def decode(data: bytes) -> Image.Image:
+    """Decode one picture, upright, after a look at its header.
+
+    Raises:
+        DataError: it is damaged, of an unknown format, or too large.
+    """
+    with _damage_named():
+        upright: Image.Image = ImageOps.exif_transpose(_load(data))
+        return upright
+
+
+def _load(data: bytes) -> Image.Image:
+    """Decode one picture as it lies in its file."""
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{len(data)} bytes, more than the {MAX_BYTES} allowed")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")
+    image.load()
+    return image
+
+
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Turn whatever Pillow raises on a damaged file into a DataError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
+            yield
+    except DataError:
+        raise
+    except UnidentifiedImageError as error:
+        raise DataError("cannot be decoded: no JPEG, PNG or WebP") from error
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged files
+        raise DataError(f"cannot be decoded ({type(error).__name__}: {error})") from error
+
+
+def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
+    """Return a picture as a packed set should hold it.
+
+    Kept are the bytes of what all decoders show alike: RGB or grey with 8 bits, not moving, and upright, or a
+    JPEG, whose orientation all of them heed. Everything else becomes RGB, upright and without transparency,
+    and is encoded anew: as JPEG where it was one, else without loss.
+
+    Args:
+        data: the encoded picture.
+        how: ``keep`` the bytes if that is possible, or encode as ``png`` or ``jpeg``.
+        quality: of JPEG, 1 to 100.
+        resize: the shorter side in pixels, to which larger pictures are scaled; smaller ones stay as they are.
+
+    Raises:
+        DataError: it is damaged, of an unknown format, or too large.
+    """
+    with _damage_named():
+        image = _load(data)
+        is_jpeg = image.format in ("JPEG", "MPO")  # the latter has more pictures behind the first
+        upright = is_jpeg or image.getexif().get(ORIENTATION, 1) == 1
+        still = is_jpeg or not getattr(image, "is_animated", False)
+        plain = upright and still and image.mode in ("L", "RGB") and "transparency" not in image.info
+        shrink = resize is not None and min(image.size) > resize
+        if how == "keep" and plain and not shrink:
+            return data
+        image = to_rgb(ImageOps.exif_transpose(image))
+        if resize is not None and shrink:
+            scale = resize / min(image.size)
+            size = (max(resize, round(image.width * scale)), max(resize, round(image.height * scale)))
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        if how == "jpeg" or (how == "keep" and is_jpeg):
+            image.save(buffer, "JPEG", quality=quality)
+        else:
+            image.save(buffer, "PNG")
+        return buffer.getvalue()

@@ -1,0 +1,197 @@
+"""Lists of pictures with captions: CSV, TSV, JSONL, Parquet, and the lists of YFCC15M.
+
+A row names a picture, by a path relative to a root folder, and what is known of it. Columns are found by their
+usual names, or by those that the user gives. A CSV or TSV without a header, as the lists of YFCC15M are, has the
+columns path, raw caption, synthetic caption; the last one may be missing.
+
+What is special: the list is read row by row, and a row that makes no sense becomes an entry that cannot be read,
+so that it is counted and named with the broken pictures.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from svq.data.entries import Entry
+from svq.errors import DataError, UserError, nearest
+
+NAMES = {  # what a column may be called, the first that is there counts; in lower case
+    "image": ("image", "path", "file", "filename", "filepath", "file_name", "image_path", "img", "photo"),
+    "url": ("url", "image_url", "photo_url", "downloadurl"),
+    "caption": ("caption", "raw_caption", "raw", "text", "title", "description"),
+    "synthetic": ("synthetic", "synthetic_caption", "syn_caption", "recaption", "generated_caption"),
+    "class": ("class", "label", "category"),
+    "split": ("split",),
+    "key": ("key", "id", "uid"),
+}
+SPLITS: dict[str, Literal["train", "val"]] = {
+    "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val",
+}  # fmt: skip
+CAPTIONS = ("caption", "synthetic")
+
+Row = Mapping[str, Any] | str  # or what is wrong with it
+
+
+def entries(path: Path, root: Path | None = None, columns: Mapping[str, str] | None = None) -> Iterator[Entry]:
+    """List the pictures that a file names.
+
+    Args:
+        path: the list; its ending says what it is.
+        root: the folder that relative paths begin in; by default the one that the list lies in.
+        columns: names of columns by what they hold (image, caption, synthetic, class, split, key), where
+            the usual names do not find them.
+
+    Raises:
+        DataError: the list is missing, damaged, or has no column of pictures.
+        UserError: pyarrow is needed and not installed.
+    """
+    for number, row in enumerate(read_rows(path, "image", columns), start=1):
+        yield _entry(row, number, (root or path.parent).absolute())
+
+
+def read_rows(path: Path, needed: str, columns: Mapping[str, str] | None = None) -> Iterator[dict[str, str] | str]:
+    """Yield the rows of a list, each as texts by what its columns hold, or as what is wrong with it.
+
+    Args:
+        path: the list; its ending says what it is.
+        needed: what it must hold, and what the first column holds if there is no header: image or url.
+        columns: names of columns by what they hold, where the usual names do not find them.
+
+    Raises:
+        DataError: the list is missing, damaged, or has no column of what is needed.
+        UserError: pyarrow is needed and not installed.
+    """
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    if path.suffix not in _READERS:
+        raise DataError(f"{path} is no list; expected a file ending in {', '.join(_READERS)}")
+    for role in columns or {}:
+        if role not in NAMES:
+            raise UserError(f"unknown kind of column '{role}'{nearest(role, NAMES)}")
+    names, rows = _READERS[path.suffix](path, [*NAMES[needed], *(columns or {}).values()], [needed, *CAPTIONS])
+    found = _find_columns(path, names, columns or {}, needed)
+    for row in rows:
+        yield row if isinstance(row, str) else {role: _text(row.get(name)) for role, name in found.items()}
+
+
+def _entry(values: dict[str, str] | str, number: int, root: Path) -> Entry:
+    if isinstance(values, str):
+        return Entry(f"row {number}", ("nowhere", values))
+    image, split = values["image"], values.get("split", "")
+    key = values.get("key") or image or f"row {number}"
+    if not image:
+        return Entry(key, ("nowhere", "the row names no picture"))
+    if split and split.lower() not in SPLITS:
+        return Entry(key, ("nowhere", f"unknown split '{split}'; known: {', '.join(SPLITS)}"))
+    return Entry(
+        key=key,
+        place=("file", str(root / image)),
+        label=values.get("class") or None,
+        caption=values.get("caption", ""),
+        synthetic=values.get("synthetic", ""),
+        split=SPLITS.get(split.lower()),
+    )
+
+
+def _text(value: object) -> str:
+    # A lone surrogate, which JSON can hold, is no text.
+    return "" if value is None else str(value).encode(errors="replace").decode().strip()
+
+
+def _find_columns(path: Path, names: Sequence[str], given: Mapping[str, str], needed: str) -> dict[str, str]:
+    """Return the names of the columns by what they hold."""
+    for role, name in given.items():
+        if name not in names:
+            raise DataError(f"{path} has no column '{name}' for {role}; it has: {', '.join(names)}")
+    lower = {name.lower(): name for name in reversed(names)}
+    usual = {role: next((lower[n] for n in known if n in lower), None) for role, known in NAMES.items()}
+    found = {role: name for role, name in {**usual, **given}.items() if name is not None}
+    if needed not in found:
+        raise DataError(
+            f"{path} has no column '{needed}'; it has: {', '.join(names)}; name one with --column {needed}=NAME"
+        )
+    return found
+
+
+def _read_separated(path: Path, known: Sequence[str], bare: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
+    with _opened(path) as file:
+        first = file.readline(2**20)
+    tabs = "\t" in first
+    # In files with tabs a quotation mark is a character like others: YFCC15M's captions are full of single ones.
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    header = next(csv.reader([first], **dialect), [])
+    has_header = any(cell.strip() in known or cell.strip().lower() in known for cell in header)
+    if not header or (not has_header and not 1 <= len(header) <= 3):
+        raise DataError(
+            f"{path} has {len(header)} columns and no header that names one '{bare[0]}'; expected a header, "
+            f"or the columns {', '.join(bare)}"
+        )
+    names = [cell.strip() for cell in header] if has_header else bare[: len(header)]
+
+    def rows() -> Iterator[Row]:
+        with _opened(path) as file:
+            reader = csv.reader(file, **dialect)
+            if has_header:
+                next(reader)
+            while True:
+                try:
+                    cells = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    yield f"line {reader.line_num}: {error}"
+                    continue
+                if len(cells) == len(names):
+                    yield dict(zip(names, cells, strict=True))
+                elif cells:
+                    yield f"line {reader.line_num} has {len(cells)} columns, {len(names)} expected"
+
+    return names, rows()
+
+
+def _opened(path: Path) -> Any:
+    return open(path, encoding="utf-8-sig", errors="replace", newline="")
+
+
+def _read_jsonl(path: Path, *_: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
+    def rows() -> Iterator[Row]:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    yield f"line {number} is not JSON: {error}"
+                    continue
+                yield row if isinstance(row, dict) else f"line {number} is not a JSON object"
+
+    first = next((row for row in rows() if isinstance(row, dict)), None)
+    if first is None:
+        raise DataError(f"{path} holds no JSON object")
+    return list(first), rows()
+
+
+def _read_parquet(path: Path, *_: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise UserError("Parquet files need pyarrow: pip install 'svq[parquet]'") from error
+    try:
+        file = ParquetFile(path)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a Parquet file: {error}") from error
+
+    def rows() -> Iterator[Row]:
+        with file:
+            try:
+                for batch in file.iter_batches(batch_size=1024):
+                    yield from batch.to_pylist()
+            except (ArrowException, OSError) as error:
+                raise DataError(f"{path} is damaged: {error}") from error
+
+    return file.schema_arrow.names, rows()
+
+
+_READERS = {".csv": _read_separated, ".tsv": _read_separated, ".jsonl": _read_jsonl, ".parquet": _read_parquet}

@@ -1,0 +1,186 @@
+"""The loader that needs nothing but torch: memory-mapped records in any order, decoded by threads.
+
+What is special: its state is one number. Each epoch is a permutation made from the seed and the epoch's number,
+and the crops and flips of a batch are drawn from the seed and the batch's position, so that nothing else has to
+be remembered. Ranks take turns in one order; an epoch may end inside a batch, and no picture is repeated or left
+out.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from svq.data.encoding import MAX_PIXELS, decode
+from svq.data.imageset import to_rgb
+from svq.data.loaders import ASPECT, Augmentation, Batch, LoaderSettings, check_identity, identity, to_batch
+from svq.data.packed import PackedSet
+from svq.errors import DataError
+
+AHEAD = 2  # batches that are decoded before they are asked for
+CHUNK = 8  # pictures that a thread decodes at a time
+JPEG = b"\xff\xd8\xff"  # what the file begins with
+TRIES = 10  # random rectangles, until one lies within the picture
+
+
+class TorchLoader:
+    """See `svq.data.loaders.Loader`.
+
+    Args:
+        packed: a verified set.
+        settings: what the batches depend on.
+        device: where the pictures are wanted.
+        workers: threads; decoding and scaling do not hold Python's lock.
+    """
+
+    def __init__(self, packed: PackedSet, settings: LoaderSettings, device: torch.device, workers: int) -> None:
+        self.packed, self.settings, self.device = packed, settings, device
+        self._records = [shard.open() for shard in packed.shards(settings.split)]
+        self._ends = np.array([*accumulate(len(records) for records in self._records)])
+        self._pool = ThreadPoolExecutor(workers, "loader")
+        self._ahead: deque[_Coming] = deque()
+        self._seen = 0  # pictures that all ranks together were given
+
+    def __next__(self) -> Batch:
+        step = self.settings.batch_size * self.settings.world_size
+        while len(self._ahead) <= AHEAD:
+            self._ahead.append(self._begin(self._seen + step * len(self._ahead)))
+        images, labels = self._ahead.popleft().wait()
+        self._seen += step
+        return to_batch(self.packed, images.to(self.device, non_blocking=True), labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"identity": identity("torch", self.packed, self.settings), "seen": self._seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        check_identity(state, identity("torch", self.packed, self.settings))
+        self._ahead.clear()
+        self._seen = int(state["seen"])
+
+    def close(self) -> None:
+        self._ahead.clear()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _begin(self, seen: int) -> "_Coming":
+        """Let the threads decode this rank's batch behind `seen` pictures."""
+        settings = self.settings
+        start = seen + settings.rank * settings.batch_size
+        numbers = _order(int(self._ends[-1]), settings.seed, start, settings.batch_size)
+        shape = (settings.batch_size, 3, settings.image_size, settings.image_size)
+        images = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        chances = np.random.default_rng((settings.seed, start)).random((settings.batch_size, 4 * TRIES + 1))
+        chunks = [slice(i, i + CHUNK) for i in range(0, settings.batch_size, CHUNK)]
+        # As an array: torch would use threads of its own to copy a picture, in each of ours.
+        array = images.numpy()
+        futures = [self._pool.submit(self._decode, numbers[c], chances[c], array[c]) for c in chunks]
+        return _Coming(images, futures)
+
+    def _decode(
+        self, numbers: NDArray[np.int64], chances: NDArray[np.float64], out: NDArray[np.uint8]
+    ) -> list[tuple[float, ...]]:
+        """Decode some pictures into `out` (N, 3, S, S) and return the labels of their records."""
+        labels = []
+        for number, chance, image in zip(numbers.tolist(), chances, out, strict=True):
+            shard = int(np.searchsorted(self._ends, number, "right"))
+            records = self._records[shard]
+            record = records[number - (int(self._ends[shard]) - len(records))]
+            try:
+                pixels = _pixels(record.data)  # (h, w, 3)
+            except DataError as error:
+                raise DataError(
+                    f"{records.rec}: the picture with id {record.id}: {error}; "
+                    f"'svq data verify {self.packed.path}' names all such, pack the set anew without them"
+                ) from error
+            square = _square(pixels, self.settings.image_size, self.settings.augmentation, chance)
+            mirrored = self.settings.augmentation.flip and chance[-1] < 0.5
+            image[...] = square[:, :: -1 if mirrored else 1].transpose(2, 0, 1)
+            labels.append(record.labels)
+        return labels
+
+
+class _Coming:
+    """A batch on its way: the pictures (B, 3, S, S), and the threads' promises of its labels."""
+
+    def __init__(self, images: Tensor, chunks: "list[Future[list[tuple[float, ...]]]]") -> None:
+        self.images, self.chunks = images, chunks
+
+    def wait(self) -> tuple[Tensor, NDArray[np.float32]]:
+        """Return the pictures, and the labels (B, width), when they are there."""
+        labels = [label for chunk in self.chunks for label in chunk.result()]
+        if len({len(label) for label in labels}) > 1:
+            raise DataError("the records of this set have different numbers of labels; pack it anew")
+        return self.images, np.array(labels, np.float32)
+
+
+def _order(size: int, seed: int, start: int, count: int) -> NDArray[np.int64]:
+    """Return which pictures stand at positions `start` to `start + count` of the endless order."""
+    wanted = np.arange(start, start + count)
+    return np.concatenate(
+        [
+            _permutation(size, seed, int(epoch))[wanted[wanted // size == epoch] % size]
+            for epoch in np.unique(wanted // size)
+        ]
+    )
+
+
+@lru_cache(maxsize=2)
+def _permutation(size: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, epoch)).permutation(size)
+
+
+def _pixels(data: bytes) -> NDArray[np.uint8]:
+    """Decode a picture, upright, into (h, w, 3) RGB.
+
+    libjpeg-turbo decodes what is a plain JPEG, Pillow all else. The pixels are the same, but Pillow takes longer.
+
+    Raises:
+        DataError: it is damaged, of an unknown format, or too large.
+    """
+    if data.startswith(JPEG) and b"Exif\0\0" not in data:  # which may say that it lies on its side
+        try:
+            height, width, *_ = simplejpeg.decode_jpeg_header(data)
+            if height * width <= MAX_PIXELS:
+                return simplejpeg.decode_jpeg(data)
+        except ValueError:  # damaged, or of a kind such as CMYK
+            pass
+    return np.array(to_rgb(decode(data)))
+
+
+def _square(
+    picture: NDArray[np.uint8], size: int, augmentation: Augmentation, chance: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Crop a picture (h, w, 3) and scale it to (size, size, 3)."""
+    top, left, height, width = _box(*picture.shape[:2], augmentation, chance)
+    crop = picture[top : top + height, left : left + width]
+    if (height, width) == (size, size):
+        return crop
+    # A copy without gaps is scaled twice as fast as a part of the picture; torch would make it with more threads.
+    pixels = torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)[None]  # (1, 3, height, width)
+    scaled = interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    return scaled[0].permute(1, 2, 0).numpy()
+
+
+def _box(height: int, width: int, augmentation: Augmentation, chance: NDArray[np.float64]) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of the part of a picture that is shown."""
+    if augmentation.crop == "random":
+        low, high = np.log(ASPECT)
+        area, aspect, down, right = chance[:-1].reshape(4, TRIES)
+        areas = height * width * (augmentation.smallest_area + (1 - augmentation.smallest_area) * area)
+        aspects = np.exp(low + (high - low) * aspect)
+        heights, widths = np.rint(np.sqrt(areas / aspects)).astype(int), np.rint(np.sqrt(areas * aspects)).astype(int)
+        fits = (heights <= height) & (widths <= width) & (heights > 0) & (widths > 0)
+        if fits.any():
+            i = int(fits.argmax())
+            h, w = int(heights[i]), int(widths[i])
+            return int(down[i] * (height - h + 1)), int(right[i] * (width - w + 1)), h, w
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side, side

@@ -1,0 +1,297 @@
+"""Packing: any source of pictures becomes shuffled shards of records with an index.
+
+What is special: memory does not grow with the pictures, and no work is lost. The source is listed into a
+file, of which only the place of each line is held in memory (12 bytes a picture); pictures are read and
+encoded by worker processes, a few at a time, and appended to the shards in an order that the seed decides,
+whatever the number of workers. A journal says how far the shards are good, so that the same command run
+again goes on from there. The set appears when all is done, its index last.
+"""
+
+import fcntl
+import json
+import multiprocessing
+import shutil
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from glob import escape
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from svq.data.encoding import Encode, encode
+from svq.data.entries import Entry, load, split_of
+from svq.data.imageset import Advance, nothing
+from svq.data.labels import Layout, clip_tokenizer, join_labels
+from svq.data.listing import Listing
+from svq.data.packed import Index, PackedSet, ShardEntry, open_index, read_index
+from svq.data.recordio import ImageRecord, pack_image
+from svq.data.shards import Journal, SplitWriter, Writer, open_at
+from svq.errors import DataError, UserError
+
+CHUNK = 16  # pictures that a worker gets at a time
+AHEAD = 2  # chunks on their way for each worker
+JOURNAL_EVERY = 4096  # pictures
+
+Task = TypeVar("Task")
+Done = TypeVar("Done")
+
+
+Progress = Callable[[int], AbstractContextManager[Advance]]
+
+
+def no_progress(total: int) -> AbstractContextManager[Advance]:
+    """Show nothing."""
+    return nullcontext(nothing)
+
+
+class PackSettings(BaseModel):
+    """What decides the content of a packed set, beside its source.
+
+    Attributes:
+        layout: what the labels of the records hold.
+        encode: keep the bytes of the pictures where possible, or encode as PNG or JPEG.
+        quality: of JPEG.
+        resize: shorter side in pixels to which larger pictures are scaled.
+        shard_size: records of a shard.
+        seed: of the order.
+        writer: svq's own writer of RecordIO, or that of mxnet; both write the same bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layout: Layout = "class"
+    encode: Encode = "keep"
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    resize: Annotated[int, Field(ge=1)] | None = None
+    shard_size: Annotated[int, Field(ge=1)] = 100_000
+    seed: Annotated[int, Field(ge=0)] = 0
+    writer: Writer = "svq"
+
+
+class Prepared(NamedTuple):
+    """An entry that was read: what goes into a shard, or the problem."""
+
+    key: str
+    split: Literal["train", "val"]
+    payload: bytes
+    texts: str
+    problem: str = ""
+
+
+def pack(
+    entries: Iterable[Entry],
+    out: Path,
+    source: str,
+    settings: PackSettings | None = None,
+    *,
+    workers: int = 1,
+    max_broken: str = "1%",
+    progress: Progress = no_progress,
+) -> PackedSet:
+    """Write pictures as a packed set; if that was begun before, go on.
+
+    Args:
+        entries: the pictures, as `svq.data.sources.list_pictures` lists them.
+        out: ``NAME.rec``, which stands for ``NAME.json`` and its shards.
+        source: the source as the user named it.
+        settings: what decides the content.
+        workers: number of processes that read and encode.
+        max_broken: how many pictures may be broken, as a share of all (``1%``) or as a number.
+        progress: given the number of pictures once it is known, returns what takes the number just done.
+
+    Raises:
+        DataError: too many pictures are broken, none is readable, or something else stands at `out`.
+    """
+    settings = settings or PackSettings()
+    if out.suffix != ".rec" or not out.name.isprintable():
+        raise DataError(f"a packed set is named by a plain file name that ends in .rec, got {out.name!r}")
+    if out.exists():
+        raise DataError(f"{out} is there already and is no set of this command; give another --out")
+    most_broken = _limit(max_broken)
+    if settings.layout != "class":
+        clip_tokenizer()  # if it is not installed, say so now
+    work = out.with_name(f"{out.stem}.packing")
+    with _locked(work), closing(Listing(work / "entries.jsonl", entries)) as listing:
+        source = source.encode(errors="backslashreplace").decode()  # a name of odd bytes can be no JSON
+        command = {**settings.model_dump(), "source": source, "listing": listing.digest}
+        final = out.with_suffix(".json")
+        if final.exists():
+            shutil.rmtree(work)
+            if read_index(final).settings != command:
+                raise DataError(f"{final} is a set packed from another source or in another way; give another --out")
+            return open_index(final)
+        journal = Journal.open(work / "journal.json", command)
+        if not journal.done and (strangers := sorted(out.parent.glob(f"{escape(out.stem)}-*-?????.rec"))):
+            raise DataError(f"{strangers[0]} is there already and belongs to no set; give another --out")
+        with progress(len(listing)) as advance:
+            splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)
+        index = Index(
+            source=source,
+            settings=command,
+            layout=settings.layout,
+            classes=listing.classes,
+            skipped=journal.skipped,
+            splits=splits,
+        )
+        _publish(work, out, index)
+    return open_index(final)
+
+
+def _write(
+    listing: Listing,
+    work: Path,
+    name: str,
+    settings: PackSettings,
+    journal: Journal,
+    workers: int,
+    most_broken: int,
+    advance: Advance,
+) -> dict[Literal["train", "val"], tuple[ShardEntry, ...]]:
+    """Read what the journal does not know to be done yet, append it to the shards, and return all of them."""
+    writers: dict[Literal["train", "val"], SplitWriter] = {
+        "train": SplitWriter(work, f"{name}-train", settings.shard_size, settings.writer, journal.splits["train"]),
+        "val": SplitWriter(work, f"{name}-val", settings.shard_size, settings.writer, journal.splits["val"]),
+    }
+    order = np.random.default_rng(settings.seed).permutation(np.arange(len(listing), dtype=np.uint32))
+    numbers = {label: i for i, label in enumerate(listing.classes)}
+    advance(journal.done)
+
+    def tasks() -> Iterator[tuple[PackSettings, list[tuple[int, int, Entry]]]]:
+        for start in range(journal.done, len(order), CHUNK):
+            chosen = [(int(i), listing[int(i)]) for i in order[start : start + CHUNK]]
+            yield settings, [(i, numbers.get(entry.label or "", -1), entry) for i, entry in chosen]
+
+    with ExitStack() as stack:
+        skipped = stack.enter_context(open_at(work / "skipped.jsonl", journal.skipped_bytes))
+        for writer in writers.values():
+            stack.callback(writer.close)
+        for chunk in _in_order(_prepare, tasks(), workers):
+            for number, prepared in chunk:
+                journal.done += 1
+                if prepared.problem:
+                    journal.skipped += 1
+                    skipped.write(json.dumps({"key": prepared.key, "problem": prepared.problem}).encode() + b"\n")
+                else:
+                    writers[prepared.split].add(number, prepared.payload, prepared.texts)
+            advance(len(chunk))
+            too_many = journal.skipped > most_broken
+            if too_many or journal.done % JOURNAL_EVERY < len(chunk) or journal.done == len(order):
+                skipped.flush()
+                journal.skipped_bytes = skipped.tell()
+                for writer in writers.values():
+                    writer.sync()
+                journal.save(work / "journal.json")
+            if too_many:
+                raise DataError(_too_many(journal, most_broken, len(order), work / "skipped.jsonl"))
+        if journal.skipped == len(order):
+            raise DataError(f"no readable picture; {work / 'skipped.jsonl'} names all {journal.skipped}")
+        return {split: writer.finish() for split, writer in writers.items()}
+
+
+def _too_many(journal: Journal, most: int, total: int, listed: Path) -> str:
+    with open(listed, "rb") as file:
+        first = json.loads(file.readline())
+    return (
+        f"{journal.skipped} of the first {journal.done} pictures are broken, more than the {most} allowed of {total} "
+        f"(the first: {first['key']}: {first['problem']}); {listed} names them; "
+        f"run again with a higher --max-broken to go on, or mend them and delete {listed.parent} to begin anew"
+    )
+
+
+def _prepare(task: tuple[PackSettings, list[tuple[int, int, Entry]]]) -> list[tuple[int, Prepared]]:
+    """Read and encode a few pictures; runs in a worker process."""
+    settings, chosen = task
+    return [(number, _prepare_one(settings, number, label, entry)) for number, label, entry in chosen]
+
+
+def _prepare_one(settings: PackSettings, number: int, label: int, entry: Entry) -> Prepared:
+    try:
+        content = load(entry.place)
+        data = encode(content, settings.encode, settings.quality, settings.resize)
+    except (DataError, OSError) as error:
+        return Prepared(entry.key, "train", b"", "", problem=str(error))
+    labels = join_labels(settings.layout, label, entry.caption, entry.synthetic)
+    texts = {"key": entry.key, "class": entry.label, "caption": entry.caption, "synthetic": entry.synthetic}
+    return Prepared(
+        key=entry.key,
+        split=split_of(entry, content),
+        payload=pack_image(ImageRecord(number, labels, data)),
+        texts=json.dumps(texts, ensure_ascii=False),
+    )
+
+
+def _in_order(function: Callable[[Task], Done], tasks: Iterator[Task], workers: int) -> Iterator[Done]:
+    """Yield the results of tasks in their order, from several processes; only a few are on their way at a time."""
+    if workers == 1:
+        yield from map(function, tasks)
+        return
+    # Not forked: the parent may hold threads, whose locks a fork would leave locked.
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's to answer
+    )
+    try:
+        waiting: deque[Any] = deque()
+        for task in tasks:
+            waiting.append(pool.submit(function, task))
+            if len(waiting) >= AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError("a worker process died (out of memory?); run the same command again to go on") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _limit(text: str) -> Callable[[int], int]:
+    """Read ``1%`` or ``100``: how many of a number of pictures may be broken."""
+    try:
+        if text.endswith("%") and 0 <= float(text[:-1]) <= 100:
+            share = float(text[:-1]) / 100
+            return lambda total: int(share * total)
+        if int(text) >= 0:
+            return lambda total: int(text)
+    except ValueError:
+        pass
+    raise UserError(f"expected a share such as 1% or a number of pictures such as 100, got '{text}'")
+
+
+@contextmanager
+def _locked(work: Path) -> Iterator[None]:
+    """Hold a folder against another process that packs to the same place; without a journal it is not kept."""
+    work.mkdir(parents=True, exist_ok=True)
+    with open(work / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"another process is at work in {work}") from error
+        try:
+            yield
+        finally:
+            if not (work / "journal.json").exists():
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def _publish(work: Path, out: Path, index: Index) -> None:
+    """Move finished files into their place, the index last."""
+    for entries in index.splits.values():
+        for shard in entries:
+            for file in (shard.rec, shard.idx, shard.texts):
+                if (work / file.name).exists():  # else an earlier try has moved it
+                    (work / file.name).rename(out.with_name(file.name))
+    listed = out.with_name(f"{out.stem}.skipped.jsonl")
+    listed.unlink(missing_ok=True)
+    if index.skipped:
+        (work / "skipped.jsonl").rename(listed)
+    (work / "index.json").write_text(index.model_dump_json(indent=1))
+    (work / "index.json").rename(out.with_suffix(".json"))
+    shutil.rmtree(work)

@@ -1,0 +1,112 @@
+"""Lists of pictures and captions: columns are found, and rows that make no sense are counted, not fatal."""
+
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from svq.data.entries import Entry, load
+from svq.data.lists import entries
+from svq.data.packing import pack
+from svq.data.sources import list_pictures, open_images
+from svq.errors import DataError, UserError
+
+ROWS = [("disc/00.png", 'a "round disc', "a disc"), ("box/01.png", "a box, sharp", "")]
+
+
+def expected(root: Path) -> list[Entry]:
+    return [Entry(image, ("file", str(root / image)), None, raw, synthetic) for image, raw, synthetic in ROWS]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_lists_of_yfcc15m_have_tabs_or_commas_and_no_header(folder: Path, tmp_path: Path) -> None:
+    tabs = write(tmp_path / "a.tsv", "".join("\t".join(row) + "\n" for row in ROWS))
+    assert list(entries(tabs, folder)) == expected(folder)
+    commas = write(tmp_path / "a.csv", 'disc/00.png,"a ""round disc",a disc\nbox/01.png,"a box, sharp",\n')
+    assert list(entries(commas, folder)) == expected(folder)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_columns_are_found_by_their_usual_names(folder: Path, tmp_path: Path, ending: str) -> None:
+    rows = [
+        {"uid": "u1", "Filename": "disc/00.png", "text": "früh", "label": 7, "split": "test"},
+        {"uid": "u2", "Filename": "box/00.png", "text": "", "label": None, "split": "train"},
+    ]
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    elif ending == "jsonl":
+        write(path, "".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        comma = "," if ending == "csv" else "\t"
+        cells = [list(rows[0]), *([str(v if v is not None else "") for v in row.values()] for row in rows)]
+        write(path, "\ufeff" + "".join(comma.join(row) + "\n" for row in cells))
+    one, two = entries(path, folder)
+    assert one == Entry("u1", ("file", str(folder / "disc/00.png")), "7", "früh", "", "val")
+    assert two == Entry("u2", ("file", str(folder / "box/00.png")), None, "", "", "train")
+    assert load(one.place) == (folder / "disc/00.png").read_bytes()
+
+
+def test_columns_can_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "path,photo_of,what\na.png,a cat,cat\n")
+    (entry,) = entries(path, columns={"caption": "photo_of", "class": "what"})
+    assert (entry.caption, entry.label, entry.place) == ("a cat", "cat", ("file", str(tmp_path / "a.png")))
+    with pytest.raises(DataError, match="has no column 'none' for caption; it has: path, photo_of, what"):
+        list(entries(path, columns={"caption": "none"}))
+    with pytest.raises(UserError, match="unknown kind of column 'captoin'; did you mean 'caption'"):
+        list(entries(path, columns={"captoin": "x"}))
+
+
+def test_a_row_that_makes_no_sense_is_skipped_and_named(folder: Path, tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.csv",
+        "image,split\ndisc/00.png,train\ndisc/01.png,train,more\n,train\ndisc/02.png,sometimes\n\ndisc/gone.png,val\n",
+    )
+    packed = pack(list_pictures(str(path), root=folder), tmp_path / "a.rec", "x", max_broken="4")
+    assert packed.count("all") == 1
+    problems = [json.loads(line)["problem"] for line in (tmp_path / "a.skipped.jsonl").read_text().splitlines()]
+    assert sorted(problem.split(":")[0] for problem in problems) == [
+        "[Errno 2] No such file or directory",
+        "line 3 has 3 columns, 2 expected",
+        "the row names no picture",
+        "unknown split 'sometimes'; known",
+    ]
+
+
+def test_a_damaged_line_of_jsonl_is_skipped_and_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"path": "a.png", "caption": "one"}\n{"path"\n[]\n')
+    good, *bad = entries(path)
+    assert (good.key, good.caption) == ("a.png", "one")
+    assert [entry.place[0] for entry in bad] == ["nowhere", "nowhere"]
+    for entry, message in zip(bad, ("line 2 is not JSON", "line 3 is not a JSON object"), strict=True):
+        with pytest.raises(DataError, match=message):
+            load(entry.place)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "a,b,c,d\n", "has 4 columns and no header that names one of pictures"),
+        ("a.csv", "", "has 0 columns"),
+        ("a.jsonl", "\n", "holds no JSON object"),
+        ("a.jsonl", '{"place": "a.png"}', "no column of pictures; it has: place; name one with --column image=NAME"),
+        ("a.parquet", "text", "is not a Parquet file"),
+    ],
+)
+def test_a_list_that_is_none_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        list(entries(write(tmp_path / name, text)))
+
+
+def test_a_list_is_packed_before_it_is_opened(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "path\na.png\n")
+    with pytest.raises(DataError, match=r"packed first: svq data pack .*a\.csv --out NAME\.rec"):
+        open_images(str(path), 16)
+    with pytest.raises(DataError, match=r"no such file: .*none\.csv"):
+        list(list_pictures(str(tmp_path / "none.csv")))
