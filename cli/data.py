@@ -1,16 +1,13 @@
 """Data sets: prepare, pack, verify, look at."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from svq.cli import caption, fetch, options
 from svq.cli.output import check_file, show
-from svq.cli.source import open_source
-
-if TYPE_CHECKING:
-    from svq.data.packed import PackedSet
+from svq.cli.source import open_packed, open_source
 
 app = typer.Typer(help="Data sets: import, pack, verify, info.", no_args_is_help=True)
 app.command(epilog=caption.EXAMPLES)(caption.caption)
@@ -39,7 +36,7 @@ VERIFY_EXAMPLES = """
 IMPORT_EXAMPLES = """
 [bold]Examples[/bold]
 
-[cyan]svq data import idx:/usr/share/dataset-fashion-mnist --image-size 32[/cyan]
+[cyan]svq data import idx:/usr/share/datasets/fashion-mnist --image-size 32[/cyan]
 """
 
 
@@ -66,7 +63,7 @@ def info(
 
     check_file(sheet, ".png")
     if Path(source).suffix in PACKED:
-        packed = _verified(Path(source).expanduser())
+        packed = open_packed(Path(source).expanduser())
         result = describe_packed(packed)
         pictures = contact_sheet(packed, 64, image_size) if sheet else None
     else:
@@ -173,17 +170,6 @@ def verify(
     show(found._asdict(), {"records": f"{found.records:,}", "problems": "\n".join(problems[:10]) or "none"}, as_json)
     if problems:
         raise typer.Exit(2)
-
-
-def _verified(path: Path) -> "PackedSet":
-    """Open a packed set; the first time, with a bar, for all of it is read."""
-    from svq.data.packed import open_index
-    from svq.data.verify import ensure_verified
-    from svq.training.log import bar
-
-    packed = open_index(path)
-    with bar(f"verify {path}", packed.bytes, unit="bytes") as advance:
-        return ensure_verified(packed, advance)
 
 
 def _show_description(result: dict[str, Any], as_json: bool) -> None:

@@ -1,13 +1,19 @@
 """Open a source of pictures for a command: with progress, and a word about what it holds."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from svq.cli.output import say
 
 if TYPE_CHECKING:
     from svq.data import ImageSet
+    from svq.data.loaders import Kind
+    from svq.data.packed import PackedSet
+    from svq.data.pictures import Pictures
 
 SHOWN = 3  # names of skipped files
+PREPARED_BYTES = 4 * 2**30  # larger packed sets are streamed unless something else is asked for
 
 
 def open_source(source: str, size: int) -> "ImageSet":
@@ -22,10 +28,48 @@ def open_source(source: str, size: int) -> "ImageSet":
         f"{source}: {len(images):,} pictures of {size} px "
         f"({len(images) - held_out:,} to train on, {held_out:,} held out), {len(images.classes)} classes"
     )
-    if images.skipped:
-        say(f"{len(images.skipped):,} files were skipped:")
-        for line in images.skipped[:SHOWN]:
-            say(f"  {line}")
-        if len(images.skipped) > SHOWN:
-            say(f"  and {len(images.skipped) - SHOWN:,} more; 'svq data info --json' names them all")
+    say_skipped(images.skipped)
     return images
+
+
+def say_skipped(skipped: Sequence[str]) -> None:
+    """Say which files could not be read, or the first of them."""
+    if skipped:
+        say(f"{len(skipped):,} files were skipped:")
+        for line in skipped[:SHOWN]:
+            say(f"  {line}")
+        if len(skipped) > SHOWN:
+            say(f"  and {len(skipped) - SHOWN:,} more; --json names them all")
+
+
+def open_packed(path: Path) -> "PackedSet":
+    """Open a packed set; the first time, with a bar, for all of it is read."""
+    from svq.data.packed import open_index
+    from svq.data.verify import ensure_verified
+    from svq.training.log import bar
+
+    packed = open_index(path)
+    with bar(f"verify {path}", packed.bytes, unit="bytes") as advance:
+        return ensure_verified(packed, advance)
+
+
+def open_pictures(source: str, size: int, loader: "Kind") -> "Pictures":
+    """Open a source to train on: prepared at `size` pixels, or, of a packed set, read as it is needed.
+
+    Raises:
+        DataError: a loader is asked for, and the source is not packed.
+    """
+    from svq.data.pictures import PackedPictures
+    from svq.data.sources import PACKED
+    from svq.errors import DataError
+
+    path = Path(source).expanduser()
+    if path.suffix not in PACKED:
+        if loader != "auto":
+            raise DataError(f"--loader {loader} reads packed sets, and '{source}' is none; make one with svq data pack")
+        return open_source(source, size)
+    packed = open_packed(path)
+    if loader == "auto" and packed.count("all") * 3 * size**2 <= PREPARED_BYTES:
+        return open_source(source, size)
+    say(f"{source}: {packed.count('train'):,} pictures to train on, {packed.count('val'):,} held out, read as needed")
+    return PackedPictures(packed, size, loader)

@@ -8,7 +8,7 @@ import typer
 from svq.cli import options
 from svq.cli.last import last, remember
 from svq.cli.output import check_file, check_folder, show
-from svq.cli.source import open_source
+from svq.cli.source import open_pictures, open_source, say_skipped
 
 app = typer.Typer(help="Stage one: the tokenizer.", no_args_is_help=True)
 
@@ -34,6 +34,14 @@ TOKENIZE_EXAMPLES = """
 [cyan]svq tokenize[/cyan] — OpenMoji, by the last tokenizer
 
 [cyan]svq tokenize --tokenizer runs/photos --data photos/ --out photos.safetensors[/cyan]
+
+[cyan]svq tokenize --tokenizer runs/photos --data pictures.rec --stream --out codes.safetensors[/cyan]
+"""
+
+PAINT_EXAMPLES = """
+[bold]Examples[/bold]
+
+[cyan]svq paint --codes photos.safetensors --tokenizer runs/photos --first 12 --out rough[/cyan]
 """
 
 
@@ -47,6 +55,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/tokenizer"),
     config: options.ConfigFile = None,
     assignments: options.Assignments = None,
+    loader: options.Loader = "auto",
     nproc: options.Processes = 1,
     dry_run: options.DryRun = False,
     accept_changes: options.AcceptChanges = False,
@@ -69,7 +78,7 @@ def train(
         return
 
     def build() -> TokenizerTask:
-        return TokenizerTask(settings.model, settings.train, open_source(data, settings.model.image_size))
+        return TokenizerTask(settings.model, settings.train, open_pictures(data, settings.model.image_size, loader))
 
     if dry_run:
         show_dry(build, settings.train, as_json)
@@ -105,25 +114,38 @@ def tokenize(
     data: options.Data = "openmoji",
     split: options.Split = "all",
     out: Annotated[Path, typer.Option("--out", help="File of codes to write.")] = Path("runs/codes.safetensors"),
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read files while others are encoded, and prepare no set; of lists, too.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write pictures as codes: one safetensors file that stage two reads."""
+    from svq.data.sources import list_pictures
     from svq.tokenizer import StyledTokenizer
+    from svq.tokenizer.streaming import tokenize_stream
     from svq.tokenizer.tokenize import tokenize as write_codes
     from svq.training.log import bar
 
     check_file(out)
     path = last("tokenizer", tokenizer)
     model = StyledTokenizer.from_pretrained(path)
-    pictures = open_source(data, model.config.image_size)
-    chosen = pictures.indices(split)
-    with bar("tokenize", len(chosen)) as advance:
-        codes = write_codes(model, pictures, chosen, advance=advance)
+    skipped: tuple[str, ...] | list[str]
+    if stream:
+        entries = list_pictures(data, model.config.image_size)
+        with bar("tokenize", None) as advance:
+            codes, skipped = tokenize_stream(model, entries, data, split, advance=advance)
+        say_skipped(skipped)
+    else:
+        pictures = open_source(data, model.config.image_size)
+        chosen, skipped = pictures.indices(split), pictures.skipped
+        with bar("tokenize", len(chosen)) as advance:
+            codes = write_codes(model, pictures, chosen, advance=advance)
     codes.save(out)
     remember(codes=out, tokenizer=path)
     result = {
         "out": out,
         "count": len(codes),
+        "skipped": skipped,
         "tokenizer": codes.tokenizer,
         "data": codes.data,
         "split": split,
@@ -137,3 +159,32 @@ def tokenize(
         },
         as_json,
     )
+
+
+def paint(
+    codes: Annotated[
+        Path | None, typer.Option("--codes", metavar="FILE", help="A file of codes.", show_default="the last one")
+    ] = None,
+    tokenizer: options.TokenizerRun = None,
+    first: Annotated[
+        int | None, typer.Option("--first", min=1, help="Only the first K codes of each.", show_default="all")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("runs/painted"),
+    as_json: options.Json = False,
+) -> None:
+    """Paint a file of codes: a PNG file for each, numbered."""
+    from svq.data.codes import load_codes
+    from svq.errors import CheckpointError
+    from svq.tokenizer import StyledTokenizer
+    from svq.tokenizer.streaming import paint_stream
+    from svq.training.checkpoint import fingerprint
+    from svq.training.log import bar
+
+    check_folder(out)
+    sentences = load_codes(last("codes", codes))
+    model = StyledTokenizer.from_pretrained(last("tokenizer", tokenizer))
+    if sentences.tokenizer != fingerprint(model):
+        raise CheckpointError("these codes were written by another tokenizer; name theirs with --tokenizer")
+    with bar("paint", len(sentences)) as advance:
+        paint_stream(model, sentences.codes[:, :first], out, advance=advance)
+    show({"out": out, "count": len(sentences)}, {"pictures": f"{len(sentences):,} in {out}"}, as_json)

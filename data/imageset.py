@@ -95,6 +95,14 @@ class ImageSet:
         """Return the positions of at most `most` pictures of a split, shuffled, the same each time."""
         return np.random.default_rng(0).permutation(self.indices(split))[:most]
 
+    def count(self, split: Split) -> int:
+        """Return the number of a split's pictures."""
+        return len(self.indices(split))
+
+    def some(self, split: Split, most: int) -> "Tensor":
+        """Return at most `most` pictures of a split, uint8 (N, 3, S, S), shuffled, the same each time."""
+        return self.batch(self.sample(split, most))
+
     def batch(self, indices: NDArray[np.int64]) -> "Tensor":
         """Return pictures as uint8 (B, 3, S, S)."""
         import torch

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svq.data.imageset import ImageSet, to_float
+from svq.data.loaders import Augmentation, Loader
+from svq.data.pictures import PackedPictures, Pictures
 from svq.errors import DataError
 from svq.evaluation.lpips import LPIPS
 from svq.evaluation.pictures import PREFIXES, prefix_name, save_rows
@@ -16,9 +18,10 @@ from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.critic import PatchCritic, balance
 from svq.tokenizer.model import StyledTokenizer
+from svq.training.config import TrainConfig
 from svq.training.device import build_seeded
 from svq.training.draws import Draws
-from svq.training.task import Losses, Task
+from svq.training.task import Feed, Losses, Task
 
 START_IMAGES = 2048  # pictures whose latents start a codebook
 SHOWN = 12  # pictures in a grid
@@ -35,20 +38,26 @@ class TokenizerTask(Task):
         self,
         config: TokenizerConfig,
         train: TokenizerTrainConfig,
-        images: ImageSet,
+        images: Pictures,
         build: Callable[[TokenizerConfig], StyledTokenizer] = StyledTokenizer,
     ) -> None:
         if images.image_size != config.image_size:
             raise DataError(f"the pictures have {images.image_size} px, the tokenizer {config.image_size}")
         self.config, self.images = train, images
-        self.training, held_out = images.indices("train"), images.sample("val", train.evaluation_images)
-        if len(self.training) < 2 or len(held_out) < 2:
+        self.size, held_out = images.count("train"), images.count("val")
+        if self.size < 2 or held_out < 2:
             raise DataError(
-                f"{images.name} has {len(self.training)} pictures to train on and {len(held_out)} held out; "
+                f"{images.name} has {self.size} pictures to train on and {held_out} held out; "
                 "2 or more of both are needed, give more pictures (a tenth is held out)"
             )
-        self.size = len(self.training)
-        self.held_out = to_float(images.batch(held_out))
+        if train.crop == "random" and not isinstance(images, PackedPictures):
+            raise DataError(
+                f"train.crop=random is for packed sets that are streamed, and {images.name} is prepared at one size; "
+                "pack it with 'svq data pack' and give --loader torch or dali"
+            )
+        if isinstance(images, ImageSet):
+            self._training = images.indices("train")
+        self.held_out = to_float(images.some("val", train.evaluation_images))
         vgg16 = train.perceptual_vgg16 if train.perceptual_weight else None
         self.perception = LPIPS(vgg16) if vgg16 is not None else None
         self.model = build_seeded(train.seed, lambda: build(config))
@@ -67,7 +76,15 @@ class TokenizerTask(Task):
         return [k for k in PREFIXES if k < self.model.config.tokens] + [self.model.config.tokens]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return (self.images.batch(self.training[indices.numpy()]),)
+        assert isinstance(self.images, ImageSet)  # others have a feed of their own
+        return (self.images.batch(self._training[indices.numpy()]),)
+
+    def feed(self, config: TrainConfig, rank: int, processes: int, device: torch.device) -> Feed:
+        if isinstance(self.images, ImageSet):
+            return super().feed(config, rank, processes, device)
+        assert isinstance(self.images, PackedPictures)
+        share, augmentation = config.batch_size // processes, Augmentation(crop=self.config.crop)
+        return _Streamed(self.images.open(share, config.seed, rank, processes, device, augmentation))
 
     def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
         images = to_float(batch[0])
@@ -114,15 +131,11 @@ class TokenizerTask(Task):
         quantizer = self.model.quantizer
         if quantizer.started or (self.config.quantized_share(progress) == 0 and progress < 1):
             return
-        chosen = np.random.default_rng(self.config.seed).permutation(self.training)[:START_IMAGES]
-        chosen = np.array_split(chosen, processes)[rank]
+        images = self.images.some("train", START_IMAGES).tensor_split(processes)[rank]
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.no_grad():
-            parts = [
-                self.model.latents(to_float(self.images.batch(part).to(device)))
-                for part in np.array_split(chosen, -(-len(chosen) // EVALUATION_BATCH))
-            ]
+            parts = [self.model.latents(to_float(part.to(device))) for part in images.split(EVALUATION_BATCH)]
             quantizer.start(torch.cat(parts))
         self.model.train()
 
@@ -150,3 +163,19 @@ class TokenizerTask(Task):
             for k in self.prefixes:
                 painted[k].append(model.decoder(latents[:, :k]).clamp(-1, 1).cpu())
         return {k: torch.cat(v) for k, v in painted.items()}
+
+
+class _Streamed:
+    """A loader of a packed set as the loop wants it."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+
+    def next(self) -> tuple[Tensor, ...]:
+        return (next(self.loader).images,)
+
+    def state(self) -> dict[str, Any]:
+        return self.loader.state_dict()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)

@@ -59,7 +59,7 @@ class Trainer:
         objective = Objective(task)
         self.optimizers = build_optimizers(objective, config.optimizer)
         self.objective = engine.prepare_model(objective)
-        self.feed = task.feed(config, self.rank, self.processes)
+        self.feed = task.feed(config, self.rank, self.processes, engine.device)
 
     def step(
         self, seen: int, total: int, batch: tuple[Tensor, ...], asked: Callable[[], bool] = lambda: False

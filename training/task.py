@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from svq.training.config import TrainConfig
@@ -55,8 +56,8 @@ class Task(ABC):
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         """Return the training examples at `indices` (B,), on the CPU."""
 
-    def feed(self, config: TrainConfig, rank: int, processes: int) -> Feed:
-        """Return where process `rank` of `processes` gets its share of each batch."""
+    def feed(self, config: TrainConfig, rank: int, processes: int, device: torch.device) -> Feed:
+        """Return where process `rank` of `processes`, which works on `device`, gets its share of each batch."""
         return _Ordered(self, config, rank, processes)
 
     @abstractmethod

@@ -1,0 +1,74 @@
+"""Codes from a stream of files are those of the prepared set, and painted codes are those of the tokenizer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from svq.data import ImageSet
+from svq.data.imageset import to_uint8
+from svq.data.sources import list_pictures
+from svq.errors import DataError
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.streaming import paint_stream, tokenize_stream
+from svq.tokenizer.tokenize import tokenize
+
+
+@pytest.fixture
+def tokenizer(config: TokenizerConfig) -> StyledTokenizer:
+    torch.manual_seed(0)
+    return StyledTokenizer(config).eval()
+
+
+@pytest.mark.parametrize("batch_size", [5, 64])
+def test_a_stream_gives_the_codes_of_the_prepared_set(
+    tokenizer: StyledTokenizer, folder: Path, pictures: ImageSet, batch_size: int
+) -> None:
+    prepared = tokenize(tokenizer, pictures)
+    streamed, skipped = tokenize_stream(tokenizer, list_pictures(str(folder)), str(folder), batch_size=batch_size)
+    assert not skipped
+    np.testing.assert_array_equal(streamed.codes, prepared.codes)
+    np.testing.assert_array_equal(streamed.labels, prepared.labels)
+    np.testing.assert_array_equal(streamed.validation, prepared.validation)
+    assert streamed.classes == prepared.classes
+    assert streamed.tokenizer == prepared.tokenizer
+
+
+def test_one_split_of_a_stream(tokenizer: StyledTokenizer, folder: Path, pictures: ImageSet) -> None:
+    streamed, _ = tokenize_stream(tokenizer, list_pictures(str(folder)), "x", split="val")
+    assert len(streamed) == len(pictures.indices("val"))
+    assert streamed.validation.all()
+
+
+def test_what_cannot_be_read_is_named(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    codes, skipped = tokenize_stream(tokenizer, list_pictures(str(tmp_path)), "x")
+    assert len(codes) == 1
+    assert len(skipped) == 1
+    assert skipped[0].startswith("b.png: cannot be decoded")
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"no readable picture in split 'all' of x; the first problem: b\.png"):
+        tokenize_stream(tokenizer, list_pictures(str(tmp_path)), "x")
+
+
+def test_the_fingerprint_of_a_stream_is_that_of_its_content(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    marks = []
+    for colour in ("red", "red", "blue"):
+        Image.new("RGB", (20, 20), colour).save(tmp_path / "a.png")
+        marks.append(tokenize_stream(tokenizer, list_pictures(str(tmp_path)), "x")[0].data)
+    assert marks[0] == marks[1] != marks[2]
+
+
+def test_painted_files_are_the_tokenizers_pictures(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).integers(0, 1000, (11, 3))
+    paint_stream(tokenizer, codes, tmp_path, batch_size=4)
+    assert [p.name for p in sorted(tmp_path.iterdir())] == [f"{i:06d}.png" for i in range(11)]
+    for i in (0, 5, 10):
+        start = i // 4 * 4
+        expected = to_uint8(tokenizer.decode(torch.from_numpy(codes[start : start + 4])))[i - start]
+        written = np.asarray(Image.open(tmp_path / f"{i:06d}.png")).transpose(2, 0, 1)
+        np.testing.assert_array_equal(written, expected)

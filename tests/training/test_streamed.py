@@ -1,0 +1,64 @@
+"""Training on a packed set that is read as it is needed: exact resume with either loader, and what it learns from."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from svq.data.packed import PackedSet, open_index
+from svq.data.packing import PackSettings, pack
+from svq.data.pictures import PackedPictures
+from svq.data.sources import list_pictures
+from svq.errors import DataError
+from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
+from svq.tokenizer.task import TokenizerTask
+from svq.training.device import start_engine
+from svq.training.log import RunLog
+from svq.training.loop import train
+from tests.training.test_loop import TRAIN, final
+
+
+@pytest.fixture(scope="module")
+def packed(folder: Path, tmp_path_factory: pytest.TempPathFactory, _session: None) -> PackedSet:
+    out = tmp_path_factory.mktemp("packed") / "set.rec"
+    pack(list_pictures(str(folder)), out, str(folder), PackSettings(shard_size=20))
+    return open_index(out)
+
+
+def run(config: TokenizerConfig, settings: TokenizerTrainConfig, pictures: PackedPictures, out: Path) -> None:
+    task, engine = TokenizerTask(config, settings, pictures), start_engine(settings)
+    with RunLog("test", out, settings.images, engine) as log:
+        train(task, settings, out, log, engine)
+
+
+@pytest.mark.parametrize("kind", ["torch", "dali"])
+def test_a_streamed_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(
+    config: TokenizerConfig, packed: PackedSet, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures, settings = PackedPictures(packed, 16, kind), TRAIN.model_copy(update={"crop": "random"})
+    run(config, settings, pictures, tmp_path / "whole")
+
+    def stop(self: RunLog, seen: int, *_: Any) -> None:
+        if seen > 40:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, settings, pictures, tmp_path / "parts")
+    run(config, settings, pictures, tmp_path / "parts")
+    whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert not [name for name, tensor in whole.items() if not torch.equal(tensor, parts[name])]
+
+
+def test_held_out_pictures_are_those_of_the_set(config: TokenizerConfig, packed: PackedSet) -> None:
+    task = TokenizerTask(config, TRAIN, PackedPictures(packed, 16, "torch"))
+    assert len(task.held_out) == packed.count("val")
+    assert task.size == packed.count("train")
+
+
+def test_random_crops_need_a_stream(config: TokenizerConfig, pictures: Any) -> None:
+    with pytest.raises(DataError, match=r"train\.crop=random is for packed sets that are streamed"):
+        TokenizerTask(config, TRAIN.model_copy(update={"crop": "random"}), pictures)

@@ -1,0 +1,128 @@
+"""Pictures to codes and codes to pictures, file by file, as a stream.
+
+What is special: reading and decoding overlap with the model at work, and so does encoding and writing. Neither
+way holds more than a few batches.
+"""
+
+import hashlib
+import io
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from svq.data.codes import Codes
+from svq.data.entries import Entry
+from svq.data.imageset import Advance, nothing, to_float, to_uint8
+from svq.data.stream import Streamed, stream
+from svq.errors import DataError
+from svq.tokenizer.model import StyledTokenizer
+from svq.training.checkpoint import fingerprint
+from svq.training.device import choose_device
+
+BATCH = 128
+WRITERS = 2
+
+
+def tokenize_stream(
+    tokenizer: StyledTokenizer,
+    entries: Iterable[Entry],
+    source: str,
+    split: Literal["train", "val", "all"] = "all",
+    batch_size: int = BATCH,
+    workers: int | None = None,
+    advance: Advance = nothing,
+) -> tuple[Codes, list[str]]:
+    """Write the pictures of entries as codes, without preparing a data set first.
+
+    Args:
+        tokenizer: a trained tokenizer; it is moved to the best device.
+        entries: the pictures.
+        source: what to call them.
+        split: which of them.
+        batch_size: pictures at a time.
+        workers: threads that read and decode; as many as there are cores, if None.
+        advance: called with the number of pictures done since the last call.
+
+    Returns:
+        The codes, and a line for each picture that could not be read. The codes are those of
+        `svq.tokenizer.tokenize`; the data's fingerprint is the SHA-256 over keys, pixels and labels.
+
+    Raises:
+        DataError: no picture can be read.
+        CheckpointError: the tokenizer has no codebook.
+    """
+    mark, device = fingerprint(tokenizer), choose_device()
+    tokenizer.to(device)
+    kept: list[Streamed] = []
+    skipped: list[str] = []
+    parts: list[NDArray[np.int64]] = []
+    content = hashlib.sha256()
+    for batch in stream(entries, tokenizer.config.image_size, batch_size, workers):
+        skipped += [f"{one.entry.key}: {one.problem}" for one in batch if one.pixels is None]
+        wanted = [one for one in batch if one.pixels is not None and split in ("all", one.split)]
+        if wanted:
+            pixels = np.stack([one.pixels for one in wanted if one.pixels is not None])  # (B, 3, S, S)
+            parts.append(tokenizer.encode(to_float(torch.from_numpy(pixels).to(device))).cpu().numpy())
+            for one, picture in zip(wanted, pixels, strict=True):
+                content.update(f"{one.entry.key}|{one.entry.label}|{one.split}|".encode(errors="surrogateescape"))
+                content.update(picture.tobytes())
+            kept += [one._replace(pixels=None) for one in wanted]
+        advance(len(batch))
+    if not kept:
+        reason = f"; the first problem: {skipped[0]}" if skipped else ""
+        raise DataError(f"no readable picture in split '{split}' of {source}{reason}")
+    classes = tuple(sorted({one.entry.label for one in kept if one.entry.label is not None}))
+    number = {label: i for i, label in enumerate(classes)}
+    codes = Codes(
+        codes=np.concatenate(parts),
+        labels=np.array([-1 if one.entry.label is None else number[one.entry.label] for one in kept], dtype=np.int64),
+        validation=np.array([one.split == "val" for one in kept]),
+        captions=tuple(one.entry.caption or one.entry.synthetic for one in kept),
+        classes=classes,
+        codebook_size=tokenizer.quantizer.codebook_size,
+        tokenizer=mark,
+        data=content.hexdigest(),
+        source=source,
+    )
+    return codes, skipped
+
+
+def paint_stream(
+    tokenizer: StyledTokenizer,
+    codes: NDArray[np.integer],
+    folder: Path,
+    batch_size: int = BATCH,
+    advance: Advance = nothing,
+) -> None:
+    """Paint codes (N, k) as ``000000.png``, ``000001.png``, ... in a folder.
+
+    Threads encode and write the pictures of one batch while the next one is painted.
+    """
+    device = choose_device()
+    tokenizer.to(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    writing: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(WRITERS, "paint") as pool:
+        for start in range(0, len(codes), batch_size):
+            rows = torch.from_numpy(codes[start : start + batch_size].astype(np.int64))
+            pictures = to_uint8(tokenizer.decode(rows.to(device))).cpu().numpy()
+            for i, picture in enumerate(pictures, start):
+                writing.append(pool.submit(_write, picture, folder / f"{i:06d}.png"))
+            while len(writing) > 2 * batch_size:
+                writing.popleft().result()
+            advance(len(rows))
+        for future in writing:
+            future.result()
+
+
+def _write(picture: NDArray[np.uint8], path: Path) -> None:
+    png = io.BytesIO()
+    Image.fromarray(picture.transpose(1, 2, 0)).save(png, "PNG")
+    path.write_bytes(png.getvalue())
