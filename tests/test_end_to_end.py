@@ -70,6 +70,11 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert svq(f"eval recon --tokenizer e --data {folder}")["psnr"] == pytest.approx(recon["psnr"], abs=0.05)
     written = svq(f"tokenize --data {folder} --out c.safetensors")
     assert written["count"] == 64
+    streamed = svq(f"tokenize --data {folder} --stream --out s.safetensors")
+    assert (streamed["count"], streamed["skipped"]) == (64, [])
+    assert svq("paint --codes c.safetensors --tokenizer t --first 4 --out painted")["count"] == 64
+    assert len(list(Path("painted").glob("*.png"))) == 64
+    written = svq(f"tokenize --data {folder} --out c.safetensors")
     second = svq("generator train --images 128 --out g")
     assert second["metrics"] == result["generator"]
     one_class = svq("generate --n 2 --class disc --guidance 2 --top-k 50 --top-p 0.9 --min-p 0.01 --temperature 0.8")
@@ -86,6 +91,9 @@ def test_data_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (packed["count"], packed["shards"], packed["skipped"]) == (64, 2, 0)
     assert svq("data verify p.rec") == {"records": 64, "problems": []}
     assert svq("data import p.rec --image-size 16")["fingerprint"] == info["fingerprint"]
+    small = "--set model.image_size=16 --set model.tokens=4 --set train.evaluation_images=4"
+    trained = svq(f"tokenizer train --data p.rec --loader torch --images 64 --batch-size 32 {small} --out streamed")
+    assert trained["data"] == packed["fingerprint"]
     again = svq("data info p.rec --image-size 16 --sheet again.png")
     assert (again["count"], again["classes"], again["shorter_side"]) == (64, {"box": 32, "disc": 32}, [24, 24, 24])
     assert Path("again.png").stat().st_size > 1000

@@ -52,7 +52,7 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
     engine = Accelerator(
         mixed_precision="bf16" if precision == "bf16" else "no",
         cpu=not torch.cuda.is_available(),
-        log_with=list(config.trackers) if out is not None else None,
+        log_with=list(config.trackers) if config.trackers and out is not None else None,
         project_dir=out,
         kwargs_handlers=[
             DistributedDataParallelKwargs(

@@ -19,6 +19,7 @@ COMMANDS = [
     ["tokenizer", "train"],
     ["tokenizer", "export"],
     ["tokenize"],
+    ["paint"],
     ["generator", "train"],
     ["generate"],
     ["eval", "fid"],
