@@ -85,7 +85,8 @@ def train(
         return
     result = train_run("tokenizer", build, settings.train, out, accept_changes)
     remember(tokenizer=out)
-    metrics = {name: f"{value:.2f} dB" for name, value in result["metrics"].items()}
+    quality = {k.removeprefix("psnr_"): v for k, v in result["metrics"].items() if k.startswith("psnr_")}
+    metrics = {f"PSNR, first {k}": f"{value:.2f} dB" for k, value in quality.items()}
     show(result, {**metrics, "run": str(out), "next": "svq tokenize"}, as_json)
 
 
