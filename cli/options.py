@@ -49,9 +49,7 @@ BatchSize = Annotated[
 ]
 Loader = Annotated[
     Literal["auto", "dali", "torch"],
-    typer.Option(
-        "--loader", help="What reads a packed set; auto: prepared once if small."
-    ),
+    typer.Option("--loader", help="What reads a packed set; auto: prepared once if small."),
 ]
 Processes = Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one for each GPU.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Take a step, say what a run would need, write nothing.")]
