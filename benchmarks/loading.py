@@ -3,11 +3,11 @@
     pip install 'svq[benchmarks]'
     python -m benchmarks.loading
 
-Synthetic photographs (smooth shapes, edges, fine grain), JPEG of quality 90, in three cases that differ in what
-is stored and asked for. All contenders run in this one process and its workers, turn by turn; each figure is the
-median of several rounds, after a warm-up that fills whatever they read ahead. The limit is simplejpeg
-(libjpeg-turbo) decoding files that lie in memory, each as it is stored, and doing nothing else. At the end, how
-fast a file of codes is read for stage two.
+Synthetic photographs (smooth shapes, edges, fine grain), JPEG of quality 90, in two cases: stored at the size
+that is asked for, as `svq data pack --resize` does; and larger, cropped at random, scaled and flipped. All
+contenders run in this one process and its workers, turn by turn; each figure is the median of several rounds,
+after a warm-up that fills whatever they read ahead. The limit is simplejpeg (libjpeg-turbo) decoding files that lie
+in memory, each as it is stored, and doing nothing else. At the end, how fast a file of codes is read for stage two.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,9 +52,12 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("stored at 341 x 256, central 256 x 256", (341, 256), Augmentation("centre", flip=True)),
-    Case("stored at 400 x 300, central square scaled to 256", (400, 300), Augmentation("centre", flip=True)),
-    Case("stored at 400 x 300, random crop scaled to 256", (400, 300), Augmentation("random", flip=True)),
+    Case("stored at 341 x 256, central 256 x 256", (341, 256), Augmentation("centre")),
+    Case(
+        "stored at 400 x 300, random crop scaled to 256, flipped at random",
+        (400, 300),
+        Augmentation("random", flip=True),
+    ),
 )
 
 
@@ -72,14 +76,18 @@ def photo(seed: int, size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-def write_photos(folder: Path, size: tuple[int, int], count: int) -> list[bytes]:
-    """Write photographs in folders of ten classes, and return them."""
-    photos = [photo(i, size) for i in range(count)]
-    for i, data in enumerate(photos):
-        file = folder / f"class{i % 10}" / f"{i:05d}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(data)
-    return photos
+def prepare(folder: Path, size: tuple[int, int], count: int) -> None:
+    """Write photographs in folders of ten classes, the same as a packed set, and as a tar file."""
+    import webdataset as wds
+
+    folder.mkdir(parents=True)
+    with wds.TarWriter(str(folder / "photos.tar")) as tar:
+        for i in range(count):
+            data, file = photo(i, size), folder / "photos" / f"class{i % 10}" / f"{i:05d}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(data)
+            tar.write({"__key__": f"{i:05d}", "jpg": data, "cls": i % 10})
+    pack(list_pictures(str(folder / "photos")), folder / "set.rec", "photos", PackSettings())
 
 
 def transform(crop: Augmentation) -> Callable[[Any], torch.Tensor]:
@@ -90,7 +98,7 @@ def transform(crop: Augmentation) -> Callable[[Any], torch.Tensor]:
         if crop.crop == "random"
         else [v2.Resize(SIZE, interpolation=bicubic), v2.CenterCrop(SIZE)]
     )
-    return v2.Compose([*square, v2.RandomHorizontalFlip(), v2.PILToTensor()])
+    return v2.Compose([*square, *([v2.RandomHorizontalFlip()] if crop.flip else []), v2.PILToTensor()])
 
 
 def decoding(photos: list[bytes], threads: int) -> Iterator[int]:
@@ -140,20 +148,10 @@ def webdataset(tar: Path, crop: Augmentation, workers: int) -> Iterator[int]:
         yield len(batch)
 
 
-def write_tar(photos: list[bytes], path: Path) -> Path:
-    import webdataset as wds
-
-    with wds.TarWriter(str(path)) as file:
-        for i, data in enumerate(photos):
-            file.write({"__key__": f"{i:05d}", "jpg": data, "cls": i % 10})
-    return path
-
-
-def contenders(case: Case, folder: Path, count: int) -> dict[str, Callable[[], Iterator[int]]]:
-    """Prepare one case and return who runs in it."""
-    photos = write_photos(folder / "photos", case.stored, count)
-    rec, tar = folder / "set.rec", write_tar(photos, folder / "photos.tar")
-    pack(list_pictures(str(folder / "photos")), rec, "photos", PackSettings())
+def contenders(case: Case, folder: Path) -> dict[str, Callable[[], Iterator[int]]]:
+    """Return who runs in a case that is prepared."""
+    photos = [file.read_bytes() for file in sorted((folder / "photos").rglob("*.jpg"))]
+    rec, tar = folder / "set.rec", folder / "photos.tar"
     return {
         "bare decode, 1 thread": lambda: decoding(photos, 1),
         "bare decode, 2 threads": lambda: decoding(photos, 2),
@@ -181,15 +179,13 @@ def rate(start: Callable[[], Iterator[int]], warm_up: int, batches: int) -> floa
     return seen / seconds
 
 
-def measure(case: Case, count: int, rounds: int, batches: int) -> dict[str, int]:
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["SVQ_CACHE"] = str(Path(name) / "cache")
-        runs = contenders(case, Path(name), count)
-        rates: dict[str, list[float]] = {who: [] for who in runs}
-        for _ in range(rounds):
-            for who, start in runs.items():
-                rates[who].append(rate(start, 10, batches))
-        return {who: round(statistics.median(values)) for who, values in rates.items()}
+def measure(case: Case, folder: Path, rounds: int, batches: int) -> dict[str, int]:
+    runs = contenders(case, folder)
+    rates: dict[str, list[float]] = {who: [] for who in runs}
+    for _ in range(rounds):
+        for who, start in runs.items():
+            rates[who].append(rate(start, 6, batches))
+    return {who: round(statistics.median(values)) for who, values in rates.items()}
 
 
 def measure_codes(count: int = 1_000_000, batch: int = 512, batches: int = 2000) -> dict[str, int]:
@@ -224,17 +220,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batches", type=int, default=16, help="of 64 pictures, in each round")
+    parser.add_argument("--batches", type=int, default=12, help="of 64 pictures, in each round")
+    parser.add_argument("--folder", type=Path, help="keep what is prepared here, and find it there the next time")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"threads_of_torch": torch.get_num_threads(), "cases": {}, "versions": versions()}
-    for case in CASES:
-        rates = measure(case, arguments.pictures, arguments.rounds, arguments.batches)
-        result["cases"][case.name] = rates
-        one, two = rates["bare decode, 1 thread"], rates["bare decode, 2 threads"]
-        print(f"\n{case.name}\n{'':42}images/s  of the decode with 1, 2 threads", file=sys.stderr)
-        for who, value in rates.items():
-            print(f"{who:42}{value:8,}{value / one:10.0%}{value / two:6.0%}", file=sys.stderr)
+    with ExitStack() as stack:
+        root = arguments.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        os.environ["SVQ_CACHE"] = str(root / "cache")
+        folders = [root / f"{'x'.join(map(str, case.stored))}-{arguments.pictures}" for case in CASES]
+        for case, folder in zip(CASES, folders, strict=True):
+            if not (folder / "set.json").exists():
+                prepare(folder, case.stored, arguments.pictures)
+        print("prepared", file=sys.stderr)
+        result: dict[str, Any] = {"threads_of_torch": torch.get_num_threads(), "versions": versions(), "cases": {}}
+        for case, folder in zip(CASES, folders, strict=True):
+            rates = result["cases"][case.name] = measure(case, folder, arguments.rounds, arguments.batches)
+            one, two = rates["bare decode, 1 thread"], rates["bare decode, 2 threads"]
+            print(f"\n{case.name}\n{'':42}images/s  of the decode with 1, 2 threads", file=sys.stderr)
+            for who, value in rates.items():
+                print(f"{who:42}{value:8,}{value / one:10.0%}{value / two:6.0%}", file=sys.stderr)
     result["codes"] = measure_codes()
     print("\nfile of codes, a million sequences of 36", file=sys.stderr)
     for what, value in result["codes"].items():

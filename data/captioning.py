@@ -71,16 +71,20 @@ def write_captions(
     wanted = (Task(entry, _row(entry, captioner)) for entry in entries)
     with open(begun, "a+b") as file:
         _lock(file, begun)
-        done = _skip_done(file, wanted, begun)
-        advance(done.pictures)
-        pictures, unreadable = done
-        for batch in _captioned(wanted, settings, batch_size, workers):
-            file.write("".join(json.dumps(row) + "\n" for row in batch).encode())
-            file.flush()
-            pictures += len(batch)
-            unreadable += sum("problem" in row for row in batch)
-            advance(len(batch))
-        begun.rename(out)
+        try:
+            done = _skip_done(file, wanted, begun)
+            advance(done.pictures)
+            pictures, unreadable = done
+            for batch in _captioned(wanted, settings, batch_size, workers):
+                file.write("".join(json.dumps(row) + "\n" for row in batch).encode())
+                file.flush()
+                pictures += len(batch)
+                unreadable += sum("problem" in row for row in batch)
+                advance(len(batch))
+            begun.rename(out)
+        finally:
+            if begun.exists() and begun.stat().st_size == 0:  # nothing was begun
+                begun.unlink()
     return Captioned(pictures, unreadable)
 
 

@@ -4,6 +4,7 @@ What is special: an entry is a few words, so that millions of them can be writte
 to other processes, which load the pictures.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -64,10 +65,10 @@ def items(entries: Iterable[Entry]) -> Iterator[Item]:
 
 def _load_file(path: str) -> bytes:
     # The size comes first: a huge file is not even read.
-    size = Path(path).stat().st_size
-    if size > MAX_BYTES:
+    if (size := os.stat(path).st_size) > MAX_BYTES:
         raise DataError(f"{size} bytes, more than the {MAX_BYTES} allowed")
-    return Path(path).read_bytes()
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _load_record(rec: str, idx: str, number: int) -> bytes:

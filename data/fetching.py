@@ -134,7 +134,7 @@ def _write_urls(listed: Path, out: Path, columns: Mapping[str, str] | None) -> N
         for number, row in enumerate(read_rows(listed, "url", columns), start=1):
             if isinstance(row, str) or not row["url"]:
                 problem = row if isinstance(row, str) else "the row names no address"
-                unusable.write(json.dumps({"row": number, "reason": problem}) + "\n")
+                unusable.write(json.dumps(dict.fromkeys(ROW, "") | {"row": number, "reason": problem}) + "\n")
                 continue
             held.append({"row": number} | {name: row.get(name, "") for name in ("url", "caption", "synthetic")})
             if len(held) == WRITTEN:

@@ -10,7 +10,8 @@ so that it is counted and named with the broken pictures.
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ SPLITS: dict[str, Literal["train", "val"]] = {
     "train": "train", "val": "val", "valid": "val", "validation": "val", "test": "val",
 }  # fmt: skip
 CAPTIONS = ("caption", "synthetic")
+WHAT = {"image": "pictures", "url": "addresses"}
 
 Row = Mapping[str, Any] | str  # or what is wrong with it
 
@@ -47,8 +49,9 @@ def entries(path: Path, root: Path | None = None, columns: Mapping[str, str] | N
         DataError: the list is missing, damaged, or has no column of pictures.
         UserError: pyarrow is needed and not installed.
     """
+    folder = str((root or path.parent).absolute())
     for number, row in enumerate(read_rows(path, "image", columns), start=1):
-        yield _entry(row, number, (root or path.parent).absolute())
+        yield _entry(row, number, folder)
 
 
 def read_rows(path: Path, needed: str, columns: Mapping[str, str] | None = None) -> Iterator[dict[str, str] | str]:
@@ -76,7 +79,7 @@ def read_rows(path: Path, needed: str, columns: Mapping[str, str] | None = None)
         yield row if isinstance(row, str) else {role: _text(row.get(name)) for role, name in found.items()}
 
 
-def _entry(values: dict[str, str] | str, number: int, root: Path) -> Entry:
+def _entry(values: dict[str, str] | str, number: int, root: str) -> Entry:
     if isinstance(values, str):
         return Entry(f"row {number}", ("nowhere", values))
     image, split = values["image"], values.get("split", "")
@@ -87,7 +90,7 @@ def _entry(values: dict[str, str] | str, number: int, root: Path) -> Entry:
         return Entry(key, ("nowhere", f"unknown split '{split}'; known: {', '.join(SPLITS)}"))
     return Entry(
         key=key,
-        place=("file", str(root / image)),
+        place=("file", os.path.join(root, image)),
         label=values.get("class") or None,
         caption=values.get("caption", ""),
         synthetic=values.get("synthetic", ""),
@@ -110,7 +113,7 @@ def _find_columns(path: Path, names: Sequence[str], given: Mapping[str, str], ne
     found = {role: name for role, name in {**usual, **given}.items() if name is not None}
     if needed not in found:
         raise DataError(
-            f"{path} has no column '{needed}'; it has: {', '.join(names)}; name one with --column {needed}=NAME"
+            f"{path} has no column of {WHAT[needed]}; it has: {', '.join(names)}; name one with --column {needed}=NAME"
         )
     return found
 
@@ -125,7 +128,7 @@ def _read_separated(path: Path, known: Sequence[str], bare: Sequence[str]) -> tu
     has_header = any(cell.strip() in known or cell.strip().lower() in known for cell in header)
     if not header or (not has_header and not 1 <= len(header) <= 3):
         raise DataError(
-            f"{path} has {len(header)} columns and no header that names one '{bare[0]}'; expected a header, "
+            f"{path} has {len(header)} columns and no header that names one of {WHAT[bare[0]]}; expected a header, "
             f"or the columns {', '.join(bare)}"
         )
     names = [cell.strip() for cell in header] if has_header else bare[: len(header)]
@@ -194,4 +197,9 @@ def _read_parquet(path: Path, *_: Sequence[str]) -> tuple[Sequence[str], Iterato
     return file.schema_arrow.names, rows()
 
 
-_READERS = {".csv": _read_separated, ".tsv": _read_separated, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+_READERS: dict[str, Callable[..., tuple[Sequence[str], Iterator[Row]]]] = {
+    ".csv": _read_separated,
+    ".tsv": _read_separated,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

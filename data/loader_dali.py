@@ -46,7 +46,7 @@ class DaliLoader:
                 f"DALI cannot go on with {self.packed.path}: {str(error).strip().splitlines()[-1]}; "
                 f"'svq data verify {self.packed.path}' names pictures that cannot be decoded"
             ) from error
-        return to_batch(self.packed, output["images"], output["labels"].cpu().numpy())
+        return to_batch(self.packed, output["images"].permute(0, 3, 1, 2), output["labels"].cpu().numpy())
 
     def state_dict(self) -> dict[str, Any]:
         checkpoint = self._iterator.checkpoints()[0]
@@ -90,9 +90,9 @@ class DaliLoader:
         return path
 
 
-@pipeline_def(enable_checkpointing=True)
+@pipeline_def(enable_checkpointing=True)  # type: ignore[untyped-decorator]
 def _pipeline(packed: PackedSet, settings: LoaderSettings, offsets: Path, decoder: str) -> tuple[Any, Any]:
-    """Return the pictures (3, S, S) uint8 and the labels (width,) float32 of each record."""
+    """Return the pictures (S, S, 3) uint8 and the labels (width,) float32 of each record."""
     encoded, labels = fn.readers.mxnet(
         path=[str(shard.rec) for shard in packed.shards(settings.split)],
         index_path=[str(offsets)],
@@ -110,7 +110,7 @@ def _pipeline(packed: PackedSet, settings: LoaderSettings, offsets: Path, decode
         images, size=[settings.image_size, settings.image_size], interp_type=types.INTERP_CUBIC, antialias=True
     )
     mirror = fn.random.coin_flip() if settings.augmentation.flip else 0
-    return fn.crop_mirror_normalize(images, mirror=mirror, dtype=types.UINT8, output_layout="CHW"), labels
+    return fn.crop_mirror_normalize(images, mirror=mirror, dtype=types.UINT8, output_layout="HWC"), labels
 
 
 def _decode(encoded: Any, augmentation: Augmentation, device: str) -> Any:

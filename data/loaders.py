@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     """Some pictures with what is known of them.
 
     Attributes:
-        images: (B, 3, S, S) uint8 RGB, on the device.
+        images: (B, 3, S, S) uint8 RGB, on the device; channels last in memory, as decoders give them.
         labels: (B,) int64 numbers of classes, -1 for none, on the CPU.
         captions: (B, 2, 77) int64 CLIP BPE ids of the raw and the synthetic caption, on the CPU; zeros where a
             caption is missing, None where the set's layout holds none.
@@ -120,7 +120,7 @@ def open_loader(
         UserError: DALI is asked for and not installed.
     """
     if kind == "auto":
-        kind = "dali" if device.type == "cuda" and find_spec("nvidia.dali") else "torch"
+        kind = "dali" if device.type == "cuda" and _has_dali() else "torch"
     ensure_verified(packed, advance)
     if not packed.count(settings.split):
         raise DataError(f"{packed.path} holds no picture in split '{settings.split}'")
@@ -136,6 +136,13 @@ def open_loader(
     from svq.data.loader_torch import TorchLoader
 
     return TorchLoader(packed, settings, device, workers)
+
+
+def _has_dali() -> bool:
+    try:
+        return find_spec("nvidia.dali") is not None
+    except ModuleNotFoundError:  # not even a package nvidia is there
+        return False
 
 
 def identity(kind: str, packed: PackedSet, settings: LoaderSettings) -> dict[str, Any]:

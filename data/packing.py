@@ -9,17 +9,12 @@ again goes on from there. The set appears when all is done, its index last.
 
 import fcntl
 import json
-import multiprocessing
 import shutil
-import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from glob import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,16 +25,13 @@ from svq.data.imageset import Advance, nothing
 from svq.data.labels import Layout, clip_tokenizer, join_labels
 from svq.data.listing import Listing
 from svq.data.packed import Index, PackedSet, ShardEntry, open_index, read_index
+from svq.data.parallel import in_order
 from svq.data.recordio import ImageRecord, pack_image
 from svq.data.shards import Journal, SplitWriter, Writer, open_at
 from svq.errors import DataError, UserError
 
 CHUNK = 16  # pictures that a worker gets at a time
-AHEAD = 2  # chunks on their way for each worker
 JOURNAL_EVERY = 4096  # pictures
-
-Task = TypeVar("Task")
-Done = TypeVar("Done")
 
 
 Progress = Callable[[int], AbstractContextManager[Advance]]
@@ -171,7 +163,7 @@ def _write(
         skipped = stack.enter_context(open_at(work / "skipped.jsonl", journal.skipped_bytes))
         for writer in writers.values():
             stack.callback(writer.close)
-        for chunk in _in_order(_prepare, tasks(), workers):
+        for chunk in in_order(_prepare, tasks(), workers):
             for number, prepared in chunk:
                 journal.done += 1
                 if prepared.problem:
@@ -224,32 +216,6 @@ def _prepare_one(settings: PackSettings, number: int, label: int, entry: Entry) 
         payload=pack_image(ImageRecord(number, labels, data)),
         texts=json.dumps(texts, ensure_ascii=False),
     )
-
-
-def _in_order(function: Callable[[Task], Done], tasks: Iterator[Task], workers: int) -> Iterator[Done]:
-    """Yield the results of tasks in their order, from several processes; only a few are on their way at a time."""
-    if workers == 1:
-        yield from map(function, tasks)
-        return
-    # Not forked: the parent may hold threads, whose locks a fork would leave locked.
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's to answer
-    )
-    try:
-        waiting: deque[Any] = deque()
-        for task in tasks:
-            waiting.append(pool.submit(function, task))
-            if len(waiting) >= AHEAD * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError("a worker process died (out of memory?); run the same command again to go on") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _limit(text: str) -> Callable[[int], int]:

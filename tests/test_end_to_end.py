@@ -97,6 +97,11 @@ def test_data_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     again = svq("data info p.rec --image-size 16 --sheet again.png")
     assert (again["count"], again["classes"], again["shorter_side"]) == (64, {"box": 32, "disc": 32}, [24, 24, 24])
     assert Path("again.png").stat().st_size > 1000
+    Path("l.csv").write_text("photo,what\ndisc/00.png,a disc\nbox/00.png,a box\ngone.png,\n")
+    command = f"data pack l.csv --root {folder} --column caption=what --layout captions --shard-size 1 --out l.rec"
+    pairs = svq(f"{command} --max-broken 1 --encode jpeg --quality 80 --resize 20")
+    assert (pairs["count"], pairs["shards"], pairs["skipped"]) == (2, 2, 1)
+    assert svq("data info l.rec")["captions"] == {"count": 2, "words": 2.0, "most_words": 2}
     rec = Path("p-val-00000.rec")
     rec.write_bytes(rec.read_bytes()[:-8])
     result = CliRunner().invoke(app, ["data", "verify", "p.json"])

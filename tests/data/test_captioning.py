@@ -165,3 +165,4 @@ def test_the_list_is_packed_with_raw_and_synthetic_captions(
     assert again == (len(lines(out)), 1)
     with pytest.raises(UserError, match="these are no files of their own"):
         write_captions(list_pictures(str(tmp_path / "set.rec")), tmp_path / "packed.jsonl", model)
+    assert not list(tmp_path.glob("packed.jsonl*"))

@@ -16,12 +16,20 @@ from PIL import Image
 
 from svq.data.encoding import decode
 from svq.data.fetching import Fetched, FetchSettings, fetch
+from svq.data.lists import read_rows
 from svq.data.packing import pack
 from svq.data.sources import list_pictures
 from svq.errors import DataError, UserError
 
-TIMEOUT_S = 4  # this machine may be busy
+TIMEOUT_S = 8  # this machine may be busy
 SETTINGS = FetchSettings(size=64, threads=8, timeout=TIMEOUT_S, retries=0)
+
+
+def huge() -> bytes:
+    """A small file of 70 million pixels."""
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 7_000)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def picture(width: int, height: int, kind: str = "JPEG") -> bytes:
@@ -39,7 +47,16 @@ REASONS = {  # what each bad address is answered with, and the reason that must 
     "/broken.jpg": "Image decoding error",
     "/page.html": "Image decoding error",
     "/forbidden.jpg": "disallowed by X-Robots-Tag",
+    "/huge.png": "pixels",
 }
+
+BODIES = {
+    "/broken.jpg": b"\xff\xd8\xff no",
+    "/page.html": b"<html>",
+    "/forbidden.jpg": picture(9, 9),
+    "/huge.png": huge(),
+}
+SMALL = picture(30, 30)
 
 
 class Server(BaseHTTPRequestHandler):
@@ -51,8 +68,7 @@ class Server(BaseHTTPRequestHandler):
         if self.path == "/slow.jpg":
             self.over.wait(60)
             return
-        body = {"/broken.jpg": b"\xff\xd8\xff no", "/page.html": b"<html>", "/forbidden.jpg": picture(9, 9)}
-        content = PICTURES.get(self.path) or body.get(self.path) or picture(30, 30)
+        content = PICTURES.get(self.path) or BODIES.get(self.path, SMALL)
         self.send_response(404 if self.path == "/missing.jpg" else 200)
         self.send_header("Content-Length", str(len(content) + (self.path == "/cut.jpg")))
         if self.path == "/forbidden.jpg":
@@ -117,6 +133,13 @@ def test_every_row_is_a_picture_or_a_failure_with_its_reason(run: Run) -> None:
     assert any("Connection refused" in reason for reason in bad)
 
 
+def test_the_failures_are_a_list_that_can_be_fetched_again(run: Run) -> None:
+    rows = list(read_rows(run.out / "failed.jsonl", "url"))
+    assert len(rows) == run.rows - len(PICTURES)
+    addresses = [row["url"] for row in rows if isinstance(row, dict) and row["url"]]
+    assert {address[address.rindex("/") :] for address in addresses} >= set(REASONS)
+
+
 def test_a_silent_server_costs_its_timeout_and_no_more(run: Run) -> None:
     assert run.seconds < 90, "most of it the start of img2dataset"
     assert Server.asked.count("/slow.jpg") == 1
@@ -160,7 +183,7 @@ def test_another_list_or_size_is_refused(run: Run) -> None:
 
 def test_what_is_wrong_with_the_list_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("a,b,c,d\n1,2,3,4\n")
-    with pytest.raises(DataError, match="4 columns and no header that names one 'url'"):
+    with pytest.raises(DataError, match="4 columns and no header that names one of addresses"):
         fetch(tmp_path / "list.csv", tmp_path / "out", SETTINGS)
     with pytest.raises(DataError, match="no such file"):
         fetch(tmp_path / "none.csv", tmp_path / "out2", SETTINGS)
@@ -181,3 +204,26 @@ def test_an_img2dataset_that_dies_is_told_with_its_log(monkeypatch: pytest.Monke
     monkeypatch.setattr("svq.data.fetching._program", lambda: "false")
     with pytest.raises(UserError, match=r"img2dataset stopped after 0 of 1 folders; .*img2dataset\.log says why"):
         fetch(tmp_path / "list.csv", tmp_path / "out", SETTINGS)
+
+
+def test_when_it_is_stopped_nothing_goes_on_fetching(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("http://127.0.0.1:9/a.jpg,a caption\n")
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {tmp_path}/child\nwait\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("svq.data.fetching._program", lambda: str(program))
+
+    def stop(*_: object) -> int:
+        if (tmp_path / "child").exists() and (tmp_path / "child").read_text():
+            raise KeyboardInterrupt
+        return 0
+
+    monkeypatch.setattr("svq.data.fetching._report", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fetch(tmp_path / "list.csv", tmp_path / "out", SETTINGS)
+    child = Path("/proc", (tmp_path / "child").read_text().strip(), "status")
+    for _ in range(100):
+        if not child.exists() or "(zombie)" in child.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("a process of the fetch is still there")

@@ -10,6 +10,8 @@ import pytest
 
 from svq.data import open_images
 from svq.data.idx import read_idx
+from svq.data.packing import pack
+from svq.data.sources import list_pictures
 from svq.errors import DataError
 
 
@@ -74,3 +76,10 @@ def test_damage_is_named(tmp_path: Path, content: bytes, message: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file train-images-idx3-ubyte"):
         open_images(f"idx:{tmp_path}", 32)
+
+
+def test_packed_it_is_the_same_set(mnist: Path, tmp_path: Path) -> None:
+    images = open_images(f"idx:{mnist}", 28)
+    packed = pack(list_pictures(f"idx:{mnist}"), tmp_path / "a.rec", "mnist")
+    assert (packed.count("train"), packed.count("val"), packed.classes) == (20, 6, images.classes)
+    assert open_images(str(packed.path), 28).fingerprint == images.fingerprint

@@ -5,8 +5,9 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,44 @@ def test_what_was_done_is_not_done_again(folder: Path, tmp_path: Path, monkeypat
     assert verify_packed(packed).problems == ()
     assert packed.count("all") == 64
     assert not (tmp_path / "a.packing").exists()
+
+
+def test_a_killed_packing_goes_on_and_leaves_no_process_behind(folder: Path, tmp_path: Path) -> None:
+    rows = [f"{file},{i}\n" for i in range(100) for file in picture_files(folder)]
+    (tmp_path / "list.csv").write_text("".join(rows))
+    code = (
+        "from pathlib import Path; from svq.data import packing; from svq.data.lists import entries\n"
+        "packing.JOURNAL_EVERY = 100\n"
+        "if __name__ == '__main__': packing.pack(entries(Path('list.csv')), Path('a.rec'), 'x', workers=2)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, start_new_session=True)
+    journal = tmp_path / "a.packing" / "journal.json"
+    wait_until(journal.exists)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not alive(process.pid))
+    assert 0 < json.loads(journal.read_text())["done"] < len(rows)
+    listing = tmp_path / "list.csv"
+    killed = pack(list_pictures(str(listing)), tmp_path / "a.rec", "x")
+    assert verify_packed(killed).problems == ()
+    assert killed.fingerprint == pack(list_pictures(str(listing)), tmp_path / "b.rec", "x").fingerprint
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def alive(session: int) -> bool:
+    """Say whether a session has a process that is not a zombie."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, _, found = stat.read_text().rpartition(")")[2].split()[:4]
+            if int(found) == session and state != "Z":
+                return True
+    return False
 
 
 def test_the_same_command_again_changes_nothing_and_another_is_refused(folder: Path, tmp_path: Path) -> None:
