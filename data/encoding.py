@@ -5,10 +5,12 @@ What is special: nothing is decoded before its header has shown that it is of a 
 
 import io
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from svq.data.imageset import to_rgb
@@ -17,6 +19,9 @@ from svq.errors import DataError
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 64 * 10**6
+PNG = b"\x89PNG\r\n\x1a\n"  # what the file begins with
+JPEG = b"\xff\xd8\xff"
+START_OF_SCAN = 0xDA  # a marker of JPEG
 ORIENTATION = 0x0112  # the EXIF tag
 
 Encode = Literal["keep", "png", "jpeg"]
@@ -62,9 +67,9 @@ def _damage_named() -> Iterator[None]:
 def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
     """Return a picture as a packed set should hold it.
 
-    Kept are the bytes of what all decoders show alike: RGB or grey with 8 bits, not moving, and upright, or a
-    JPEG, whose orientation all of them heed. Everything else becomes RGB, upright and without transparency,
-    and is encoded anew: as JPEG where it was one, else without loss.
+    Kept are the bytes of what all decoders show alike: without any flaw, RGB or grey with 8 bits, not moving, and
+    upright, or a JPEG, whose orientation all of them heed. Everything else that Pillow can decode becomes RGB,
+    upright and without transparency, and is encoded anew: as JPEG where it was one, else without loss.
 
     Args:
         data: the encoded picture.
@@ -82,7 +87,7 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
         still = is_jpeg or not getattr(image, "is_animated", False)
         plain = upright and still and image.mode in ("L", "RGB") and "transparency" not in image.info
         shrink = resize is not None and min(image.size) > resize
-        if how == "keep" and plain and not shrink:
+        if how == "keep" and plain and not shrink and is_flawless(data):
             return data
         image = to_rgb(ImageOps.exif_transpose(image))
         if resize is not None and shrink:
@@ -95,3 +100,39 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
         else:
             image.save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def is_flawless(data: bytes) -> bool:
+    """Say whether a picture that Pillow decodes has no flaw that it passes over and another decoder may die of."""
+    if data.startswith(PNG):
+        return _has_sound_chunks(data)
+    if not data.startswith(JPEG):
+        return True
+    try:
+        simplejpeg.decode_jpeg(data, strict=True)
+    except ValueError:
+        return False
+    return _has_sound_segments(data)
+
+
+def _has_sound_segments(data: bytes) -> bool:
+    """Say whether a JPEG is a chain of segments from its first marker to the picture's data (ITU-T T.81, annex B)."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and 0xC0 <= data[at + 1] <= 0xFE:
+        if data[at + 1] == START_OF_SCAN:
+            return True
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return False
+
+
+def _has_sound_chunks(data: bytes) -> bool:
+    """Say whether a PNG is a chain of chunks with right checksums that ends with the file (RFC 2083, section 3)."""
+    at = len(PNG)
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if end > len(data) or zlib.crc32(data[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            return False
+        if data[at + 4 : at + 8] == b"IEND":
+            return end == len(data)
+        at = end
+    return False

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from svq.data.encoding import decode
+from svq.data.encoding import decode, is_flawless
 from svq.data.imageset import Advance, cache_root, nothing
 from svq.data.labels import WIDTHS
 from svq.data.packed import FileEntry, PackedSet, Shard
@@ -128,6 +128,8 @@ def _problem(payload: bytes, packed: PackedSet, pictures: bool) -> str:
             return f"{len(record.labels)} labels, {WIDTHS[packed.layout]} in the layout '{packed.layout}'"
         if pictures:
             decode(record.data)
+            if not is_flawless(record.data):
+                return "a flaw that DALI may stop at; pack the set anew"
     except DataError as error:
         return str(error)
     return ""

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from svq.data import open_images
 from svq.data.entries import Entry
 from svq.data.folder import entries, picture_files
+from svq.data.loaders import Kind, LoaderSettings, open_loader
 from svq.data.packed import open_index
 from svq.data.packing import PackSettings, pack
 from svq.data.recordio import MAGIC, ImageRecord, RecordFile, pack_image, read_records, unpack_image, write_record
@@ -159,15 +161,20 @@ def test_a_set_damaged_at_any_offset_is_refused_or_the_same(folder: Path, tmp_pa
     assert check_sets(folder, tmp_path, count=10_000, step=1) > 9_000
 
 
-def test_of_damaged_pictures_every_one_is_accounted_for(tmp_path: Path) -> None:
-    rng = random.Random(3)
+def damaged_pictures(folder: Path, rng: random.Random) -> list[Entry]:
+    """Write 1,000 JPEG and PNG files with damage, and list them."""
     listed = []
     for i in range(1000):
         buffer = BytesIO()
         pixels = np.frombuffer(rng.randbytes(20 * 24 * 3), np.uint8).reshape(20, 24, 3)
         Image.fromarray(pixels).save(buffer, ("JPEG", "PNG")[i % 2])
-        (tmp_path / f"{i}.img").write_bytes(mutated(buffer.getvalue(), rng))
-        listed.append(Entry(f"{i}", ("file", str(tmp_path / f"{i}.img"))))
+        (folder / f"{i}.img").write_bytes(mutated(buffer.getvalue(), rng))
+        listed.append(Entry(f"{i}", ("file", str(folder / f"{i}.img"))))
+    return listed
+
+
+def test_of_damaged_pictures_every_one_is_accounted_for(tmp_path: Path) -> None:
+    listed = damaged_pictures(tmp_path, random.Random(3))
     packed = pack(listed, tmp_path / "set.rec", "damaged", PackSettings(resize=16), max_broken="100%")
     kept = [texts.key for shard in packed.shards("all") for texts in shard.read_texts()]
     skipped = [json.loads(line) for line in (tmp_path / "set.skipped.jsonl").read_text().splitlines()]
@@ -177,3 +184,14 @@ def test_of_damaged_pictures_every_one_is_accounted_for(tmp_path: Path) -> None:
     assert packed.index.skipped == len(skipped) > 200
     assert verify_packed(packed).problems == ()
     assert len(open_images(str(packed.path), 16)) == len(kept) > 100
+
+
+@pytest.mark.parametrize("kind", ["torch", "dali"])
+def test_what_is_kept_of_damaged_pictures_stops_no_loader(tmp_path: Path, kind: Kind) -> None:
+    rng = random.Random(3)
+    packed = pack(damaged_pictures(tmp_path, rng), tmp_path / "set.rec", "damaged", PackSettings(), max_broken="100%")
+    assert packed.count("train") > 100
+    loader = open_loader(kind, packed, LoaderSettings(16, 8), torch.device("cpu"))
+    for _ in range(-(-packed.count("train") // 8)):
+        assert next(loader).images.shape == (8, 3, 16, 16)
+    loader.close()
