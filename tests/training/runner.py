@@ -3,6 +3,7 @@
 python runner.py STAGE OUT FOLDER KEY=VALUE ...
 """
 
+import json
 import os
 import signal
 import sys
@@ -46,11 +47,15 @@ class Settings(Config):
     train: TokenizerTrainConfig | GeneratorTrainConfig
 
 
+taken: list[int] = []  # images before each step of this process
+
+
 def harm(settings: Settings) -> None:
-    """Let this process be stopped or killed at a certain image."""
+    """Take note of steps, and let this process be stopped or killed at a certain image."""
     step = Trainer.step
 
     def stepped(self: Trainer, seen: int, *rest: Any) -> Taken:
+        taken.append(seen)
         if self.rank == settings.rank_stops:
             if settings.stop_at and seen == settings.stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -89,10 +94,18 @@ def main() -> None:
     settings = resolve(Settings(train=train), assignments=assignments)
     harm(settings)
     torch.set_num_threads(1)
+    tasks: list[Task] = []
+
+    def make() -> Task:
+        tasks.append(build(stage, settings, Path(folder)))
+        return tasks[0]
+
     try:
-        train_run(stage, lambda: build(stage, settings, Path(folder)), settings.train, Path(out))
+        train_run(stage, make, settings.train, Path(out))
     except RunStopped:
         sys.exit(RunStopped.EXIT_CODE)
+    report = {"model": fingerprint(tasks[0].model), "steps": taken}
+    (Path(out) / f"process{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,13 @@ def test_two_processes_learn_what_one_does(undisturbed: dict[str, Path]) -> None
         torch.testing.assert_close(two[name], one[name], rtol=0.05, atol=0.01)
 
 
+@pytest.mark.parametrize("name", ["fsq2", "vq2", "gpt2"])
+def test_all_processes_end_with_the_same_weights_codebooks_and_steps(undisturbed: dict[str, Path], name: str) -> None:
+    first, second = (json.loads((undisturbed[name] / f"process{i}.json").read_text()) for i in range(2))
+    assert first == second
+    assert first["steps"] == list(range(0, 96, 8))
+
+
 @pytest.mark.parametrize(
     ("name", "stage", "stop_at", "rank"),
     [
