@@ -3,19 +3,24 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-STAMP := .venv/installed
+PLAIN := .venv/installed
+STAMP := .venv/installed-with-tests
 TREE := build/tree
 PARTS := data tokenizer generator training evaluation cli
 
 .PHONY: quickstart test lint types imports unit slow format clean FORCE
 
-quickstart: $(STAMP)
+quickstart: $(PLAIN)
 	$(BIN)/svq quickstart
 
 test: lint types imports unit
 
-$(STAMP): pyproject.toml
+$(PLAIN): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(STAMP): $(PLAIN)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	# For the test against mxnet's RecordIO. Alone, for mxnet asks for NumPy 1, of which its RecordIO has no need;
 	# its library needs one of Debian's that compilers bring along.
