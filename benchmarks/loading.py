@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -101,23 +102,25 @@ def transform(crop: Augmentation) -> Callable[[Any], torch.Tensor]:
     return v2.Compose([*square, *([v2.RandomHorizontalFlip()] if crop.flip else []), v2.PILToTensor()])
 
 
-def decoding(photos: list[bytes], threads: int) -> Iterator[int]:
-    """Decode so many pictures at a time as a batch has, with threads, and throw them away."""
-    chunks = [photos[i : i + 8] for i in range(0, len(photos) // 8 * 8, 8)]
+def with_pillow(data: bytes) -> None:
+    Image.open(io.BytesIO(data)).load()
+
+
+def decoding(photos: list[bytes], decode: Callable[[bytes], object], threads: int) -> Iterator[int]:
+    """Decode as many pictures at a time as a batch has, with threads, and throw them away."""
+    chunks = itertools.cycle([photos[i : i + 16] for i in range(0, len(photos) // 16 * 16, 16)])
+
+    def work(chunk: list[bytes]) -> None:
+        for data in chunk:
+            decode(data)
+
     with ThreadPoolExecutor(threads) as pool:
-        waiting = [pool.submit(lambda c: [simplejpeg.decode_jpeg(j) for j in c], c) for c in chunks[: 2 * BATCH // 8]]
-        for chunk in itertools.cycle(chunks):
-            for _ in range(BATCH // 8):
-                waiting.pop(0).result()
-                waiting.append(pool.submit(lambda c: [simplejpeg.decode_jpeg(j) for j in c], chunk))
+        waiting = deque(pool.submit(work, next(chunks)) for _ in range(2 * BATCH // 16))
+        while True:
+            for _ in range(BATCH // 16):
+                waiting.popleft().result()
+                waiting.append(pool.submit(work, next(chunks)))
             yield BATCH
-
-
-def decoding_with_pillow(photos: list[bytes]) -> Iterator[int]:
-    for batch in itertools.cycle([photos[i : i + BATCH] for i in range(0, len(photos) - BATCH, BATCH)]):
-        for data in batch:
-            Image.open(io.BytesIO(data)).load()
-        yield BATCH
 
 
 def ours(kind: Kind, rec: Path, crop: Augmentation, workers: int) -> Iterator[int]:
@@ -153,9 +156,10 @@ def contenders(case: Case, folder: Path) -> dict[str, Callable[[], Iterator[int]
     photos = [file.read_bytes() for file in sorted((folder / "photos").rglob("*.jpg"))]
     rec, tar = folder / "set.rec", folder / "photos.tar"
     return {
-        "bare decode, 1 thread": lambda: decoding(photos, 1),
-        "bare decode, 2 threads": lambda: decoding(photos, 2),
-        "bare decode with Pillow, 1 thread": lambda: decoding_with_pillow(photos),
+        "bare decode, 1 thread": lambda: decoding(photos, simplejpeg.decode_jpeg, 1),
+        "bare decode, 2 threads": lambda: decoding(photos, simplejpeg.decode_jpeg, 2),
+        "bare decode with Pillow, 1 thread": lambda: decoding(photos, with_pillow, 1),
+        "bare decode with Pillow, 2 threads": lambda: decoding(photos, with_pillow, 2),
         "svq torch loader, 1 worker": lambda: ours("torch", rec, case.crop, 1),
         "svq torch loader, 2 workers": lambda: ours("torch", rec, case.crop, 2),
         "svq DALI loader on the CPU, 1 thread": lambda: ours("dali", rec, case.crop, 1),

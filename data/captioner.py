@@ -1,4 +1,4 @@
-"""An image-to-text model of transformers that writes one caption per picture: BLIP, GIT, ViT-GPT2 and their like."""
+"""An image-to-text model of transformers that writes one caption per picture: BLIP, GIT and their like."""
 
 from pathlib import Path
 from typing import Any, NamedTuple

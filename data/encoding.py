@@ -38,13 +38,28 @@ def decode(data: bytes) -> Image.Image:
         return upright
 
 
-def _load(data: bytes) -> Image.Image:
-    """Decode one picture as it lies in its file."""
+def check_header(data: bytes) -> None:
+    """Look at the header of a picture, and decode nothing.
+
+    Raises:
+        DataError: it is damaged, of an unknown format, or too large.
+    """
+    with _damage_named():
+        _open(data)
+
+
+def _open(data: bytes) -> Image.Image:
     if len(data) > MAX_BYTES:
         raise DataError(f"{len(data)} bytes, more than the {MAX_BYTES} allowed")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{image.width} x {image.height} pixels, more than the {MAX_PIXELS} allowed")
+    return image
+
+
+def _load(data: bytes) -> Image.Image:
+    """Decode one picture as it lies in its file."""
+    image = _open(data)
     image.load()
     return image
 

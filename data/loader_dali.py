@@ -16,7 +16,7 @@ import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-from svq.data.loaders import ASPECT, Augmentation, Batch, LoaderSettings, check_identity, identity, to_batch
+from svq.data.loaders import ASPECT, Batch, LoaderSettings, check_identity, identity, to_batch
 from svq.data.packed import PackedSet
 from svq.data.recordio import read_offsets
 from svq.errors import DataError
@@ -90,7 +90,7 @@ class DaliLoader:
         return path
 
 
-@pipeline_def(enable_checkpointing=True)  # type: ignore[untyped-decorator]
+@pipeline_def(enable_checkpointing=True, enable_conditionals=True)  # type: ignore[untyped-decorator]
 def _pipeline(packed: PackedSet, settings: LoaderSettings, offsets: Path, decoder: str) -> tuple[Any, Any]:
     """Return the pictures (S, S, 3) uint8 and the labels (width,) float32 of each record."""
     encoded, labels = fn.readers.mxnet(
@@ -105,22 +105,25 @@ def _pipeline(packed: PackedSet, settings: LoaderSettings, offsets: Path, decode
         shuffle_after_epoch_seed=settings.seed,  # the same on all ranks, so that their parts stay apart
         seed=settings.seed,
     )
-    images = _decode(encoded, settings.augmentation, decoder)
-    images = fn.resize(
-        images, size=[settings.image_size, settings.image_size], interp_type=types.INTERP_CUBIC, antialias=True
-    )
-    mirror = fn.random.coin_flip() if settings.augmentation.flip else 0
-    return fn.crop_mirror_normalize(images, mirror=mirror, dtype=types.UINT8, output_layout="HWC"), labels
-
-
-def _decode(encoded: Any, augmentation: Augmentation, device: str) -> Any:
-    """Decode the part of each picture that is shown."""
+    size, augmentation = settings.image_size, settings.augmentation
+    # Only the part that is shown is decoded.
     if augmentation.crop == "random":
-        return fn.decoders.image_random_crop(
-            encoded, device=device, random_area=[augmentation.smallest_area, 1.0], random_aspect_ratio=list(ASPECT)
+        images = fn.decoders.image_random_crop(
+            encoded, device=decoder, random_area=[augmentation.smallest_area, 1.0], random_aspect_ratio=list(ASPECT)
         )
-    extent = fn.slice(fn.peek_image_shape(encoded, dtype=types.INT32), 0, 2, axes=[0])  # height, width
-    side = fn.reductions.min(extent)
-    return fn.decoders.image_slice(
-        encoded, device=device, start=(extent - side) // 2, shape=fn.stack(side, side), axis_names="HW"
-    )
+        images = _resize(images, size)
+    else:
+        extent = fn.slice(fn.peek_image_shape(encoded, dtype=types.INT32), 0, 2, axes=[0])  # height, width
+        side = fn.reductions.min(extent)
+        images = fn.decoders.image_slice(
+            encoded, device=decoder, start=(extent - side) // 2, shape=fn.stack(side, side), axis_names="HW"
+        )
+        if side != size:  # for each picture: DALI would take four fifths of its time to scale from a size to the same
+            images = _resize(images, size)
+    if augmentation.flip:
+        images = fn.flip(images, horizontal=fn.random.coin_flip())
+    return images, labels
+
+
+def _resize(images: Any, size: int) -> Any:
+    return fn.resize(images, size=[size, size], interp_type=types.INTERP_CUBIC, antialias=True)

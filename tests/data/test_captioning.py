@@ -18,7 +18,7 @@ from svq.data.folder import entries, picture_files
 from svq.data.packing import pack
 from svq.data.sources import list_pictures
 from svq.errors import UserError
-from tests.data.captioning_model import save_tiny_blip
+from tests.data.captioning_model import save_tiny_blip, save_tiny_git
 
 CPU = torch.device("cpu")
 
@@ -126,6 +126,14 @@ def test_beams_and_length_are_obeyed(model: CaptionSettings) -> None:
     image = [Image.effect_noise((32, 32), 90)]
     assert len(Captioner(model._replace(max_tokens=3), CPU)(image)[0].split()) <= 3
     assert Captioner(model._replace(beams=3), CPU)(image)[0]
+
+
+def test_another_family_of_models_works_alike(tmp_path: Path) -> None:
+    captioner = Captioner(CaptionSettings(str(save_tiny_git(tmp_path)), max_tokens=8), CPU)
+    images = [Image.effect_noise((40, 50), sigma) for sigma in (20, 60, 90)]
+    texts = captioner(images)
+    assert texts == [captioner([image])[0] for image in images]
+    assert len(set(texts)) > 1
 
 
 def test_a_transparent_picture_of_any_mode_is_captioned(model: CaptionSettings) -> None:
