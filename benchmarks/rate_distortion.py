@@ -52,6 +52,7 @@ def images_per_second(task: TokenizerTask, config: TrainConfig, seconds: float =
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8)
+    parser.add_argument("--images", type=int, help="see so many images; nothing is measured then")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--data", default="openmoji")
@@ -65,11 +66,11 @@ def main() -> None:
             settings = resolve(PRESETS["nano"](), assignments=arguments.assignments, options={"train.seed": seed})
             images = open_images(arguments.data, settings.model.image_size)
             note = out / "speed.json"  # kept, so that a run that was stopped goes on with the same number of images
-            if not note.exists():
+            if arguments.images is None and not note.exists():
                 rate = images_per_second(TokenizerTask(settings.model, settings.train, images, build), settings.train)
                 write_json(note, {"images_per_s": rate})
-            speed = json.loads(note.read_text())["images_per_s"]
-            count = int(speed * 60 * arguments.minutes)
+            speed = json.loads(note.read_text())["images_per_s"] if arguments.images is None else None
+            count = arguments.images or int((speed or 0) * 60 * arguments.minutes)
             settings = resolve(settings, options={"train.images": count, "train.evaluate_every": count})
             task = TokenizerTask(settings.model, settings.train, images, build)
             run = train_run(name, lambda: task, settings.train, out)  # noqa: B023
@@ -84,11 +85,12 @@ def main() -> None:
                 "seed": seed,
                 "parameters": run["parameters"],
                 "images": count,
-                "images_per_s": round(speed, 1),
+                "images_per_s": speed,
                 "seconds": run["seconds"],
                 **measured._asdict(),
             }
-            report = {"minutes": arguments.minutes, "set": arguments.assignments, "data": task.identity["data"]}
+            minutes = arguments.minutes if arguments.images is None else None
+            report = {"minutes": minutes, "set": arguments.assignments, "data": task.identity["data"]}
             write_json(out / "result.json", {**report, **result, "versions": versions()})
 
 
