@@ -63,7 +63,7 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert 0 < codebook["used"] <= 1
 
     # Stage by stage, the same again.
-    trained = svq(f"tokenizer train --data {folder} --images 128 --batch-size 64 --out t")
+    trained = svq(f"tokenizer train --data {folder} --images 128 --out t")
     assert trained["metrics"]["psnr_36"] == pytest.approx(result["order"]["psnr"]["36"], abs=0.01)
     exported = svq("tokenizer export --tokenizer t --out e")
     assert exported["bytes"] < 7_000_000
