@@ -27,7 +27,7 @@ from svq.training.device import build_seeded
 from svq.training.runs import train_run
 from svq.training.settings import resolve
 from svq.training.step import Taken, Trainer
-from svq.training.task import Task
+from svq.training.task import Losses, Task
 
 SHAPE: dict[str, Any] = {
     "image_size": 16, "patch_size": 8, "tokens": 8, "encoder_width": 32, "encoder_depth": 2, "encoder_heads": 2,
@@ -41,7 +41,8 @@ class Settings(Config):
 
     stop_at: int = 0  # images, at which the process sends itself SIGTERM
     kill_at: int = 0  # images, at which the process kills itself
-    rank_stops: int = 0  # which process does
+    nan_at: int = 0  # images, at which the loss of the process is NaN
+    rank_stops: int = 0  # which process
     quantizer: str = "fsq"
     normalize: str = "position"
     train: TokenizerTrainConfig | GeneratorTrainConfig
@@ -56,6 +57,18 @@ def harm(settings: Settings) -> None:
 
     def stepped(self: Trainer, seen: int, *rest: Any) -> Taken:
         taken.append(seen)
+        if settings.nan_at and seen == settings.nan_at and self.rank == settings.rank_stops:
+            losses = self.task.losses
+
+            def spoilt(*given: Any) -> Losses:
+                found = losses(*given)
+                return found._replace(total=found.total * float("nan"))
+
+            self.task.losses = spoilt  # type: ignore[method-assign]
+            try:
+                return step(self, seen, *rest)
+            finally:
+                self.task.losses = losses  # type: ignore[method-assign]
         if self.rank == settings.rank_stops:
             if settings.stop_at and seen == settings.stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -92,6 +92,15 @@ def test_two_processes_stop_together_and_go_on_bit_for_bit(
     assert_equal(tmp_path, undisturbed[name])
 
 
+def test_a_nan_in_one_process_makes_all_skip_the_step(folder: Path, tmp_path: Path) -> None:
+    assert launch("tokenizer", tmp_path, folder, "nan_at=32", "rank_stops=1", "train.images=64", processes=2) == 0
+    state = json.loads((max((tmp_path / "checkpoints").iterdir()) / "state" / "run.json").read_text())
+    assert state["position"]["skipped"] == 1
+    first, second = (json.loads((tmp_path / f"process{i}.json").read_text()) for i in range(2))
+    assert first == second
+    assert all(tensor.isfinite().all() for tensor in tensors(tmp_path).values())
+
+
 def test_a_signal_saves_and_leaves_with_its_own_exit_code(
     undisturbed: dict[str, Path], folder: Path, tmp_path: Path
 ) -> None:
