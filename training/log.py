@@ -119,7 +119,7 @@ class RunLog:
         console.print(text, highlight=False, soft_wrap=True)
 
     def last_metrics(self) -> dict[str, float]:
-        """Return the metrics of the last evaluation in the log, which may be an earlier session's."""
+        """Return the metrics of the last evaluation in the log, which may be an earlier start's."""
         evaluations = [] if self.silent else [r for r in read_log(self.out) if "evaluation" in r]
         return dict(evaluations[-1]["evaluation"]) if evaluations else {}
 
