@@ -63,7 +63,7 @@ class RunLog:
         self._file.close()
 
     def rewind(self, seen: int) -> None:
-        """Forget what an earlier session wrote after image `seen`, from where the run now goes on."""
+        """Forget what an earlier start wrote after image `seen`, from where the run now goes on."""
         if self.silent:
             return
         kept = [record for record in read_log(self.out) if record["images"] <= seen]
