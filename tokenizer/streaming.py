@@ -78,20 +78,27 @@ def tokenize_stream(
     if not kept:
         reason = f"; the first problem: {skipped[0]}" if skipped else ""
         raise DataError(f"no readable picture in split '{split}' of {source}{reason}")
+    size = tokenizer.quantizer.codebook_size
+    return _collect(kept, np.concatenate(parts), size, mark, content.hexdigest(), source), skipped
+
+
+def _collect(
+    kept: list[Streamed], codes: NDArray[np.int64], codebook_size: int, tokenizer: str, data: str, source: str
+) -> Codes:
+    """Put codes (N, 36) together with what is known of their pictures."""
     classes = tuple(sorted({one.entry.label for one in kept if one.entry.label is not None}))
     number = {label: i for i, label in enumerate(classes)}
-    codes = Codes(
-        codes=np.concatenate(parts),
+    return Codes(
+        codes=codes,
         labels=np.array([-1 if one.entry.label is None else number[one.entry.label] for one in kept], dtype=np.int64),
         validation=np.array([one.split == "val" for one in kept]),
         captions=tuple(one.entry.caption or one.entry.synthetic for one in kept),
         classes=classes,
-        codebook_size=tokenizer.quantizer.codebook_size,
-        tokenizer=mark,
-        data=content.hexdigest(),
+        codebook_size=codebook_size,
+        tokenizer=tokenizer,
+        data=data,
         source=source,
     )
-    return codes, skipped
 
 
 def paint_stream(
