@@ -103,7 +103,9 @@ def _publish(trainer: Trainer, out: Path, position: Position, feeds: list[dict[s
         link.unlink(missing_ok=True)
         link.symlink_to(best.relative_to(out))
         os.replace(link, out / BEST)
-    for old in sorted(folder.glob("[0-9]*"))[: -trainer.config.keep]:
+    # Not those beyond: a run that went back behind damaged ones must keep its own, not them.
+    reached = sorted(p for p in folder.glob("[0-9]*") if p.name <= _name(position.seen))
+    for old in reached[: -trainer.config.keep]:
         if old != best:
             shutil.rmtree(old)
     for left in (*folder.glob(".*.writing"), *folder.glob(".*.old")):  # by a run that was killed
@@ -140,10 +142,8 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
         say(f"{out}: going on with changes: {'; '.join(changes)}")
     try:
         _load(trainer, folder)
-        if len(state["feeds"]) == trainer.processes:
-            trainer.feed.restore(state["feeds"][trainer.rank])
-        else:
-            trainer.feed.restore(state["feeds"][0])
+        feeds = state["feeds"]  # one for each process; of another number of them, the first speaks for all
+        trainer.feed.restore(feeds[trainer.rank if len(feeds) == trainer.processes else 0])
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{folder} does not fit these settings: {error}") from error
     return Position(**state["position"])

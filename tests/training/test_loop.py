@@ -1,6 +1,7 @@
 """The loop: exact resume, the order of examples, the averaged weights, refusals."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,16 @@ def start(task: TokenizerTask, out: Path) -> dict[str, float]:
         return train(task, task.config, out, log, engine)
 
 
+def stopping_after(images: int) -> Callable[..., None]:
+    """A log that ends the run in the first step beyond that number of images."""
+
+    def step(self: RunLog, seen: int, *_: Any) -> None:
+        if seen > images:
+            raise KeyboardInterrupt
+
+    return step
+
+
 def final(out: Path) -> dict[str, Tensor]:
     """All tensors of the last checkpoint."""
     folder = max((out / "checkpoints").iterdir())
@@ -80,12 +91,8 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     settings = TRAIN.model_copy(update={"critic_weight": 0.1, "critic_width": 4})
     metrics = run(config, settings, pictures, tmp_path / "whole")
 
-    def stop_at(self: RunLog, seen: int, *_: Any) -> None:
-        if seen > stopped_at:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stop_at)
+        patch.setattr(RunLog, "step", stopping_after(stopped_at))
         with pytest.raises(KeyboardInterrupt):
             run(config, settings, pictures, tmp_path / "parts")
     torch.manual_seed(123)  # whatever happened in between
@@ -130,6 +137,18 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
     said = capsys.readouterr().err
     assert said.count("000000000096 is damaged: model.safetensors has changed") == 2
     assert not [name for name, tensor in final(tmp_path).items() if not torch.equal(tensor, whole[name])]
+
+
+def test_damaged_checkpoints_ahead_do_not_push_out_sound_ones(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config, TRAIN.model_copy(update={"keep": 3}), pictures, tmp_path)
+    for seen in (88, 96):
+        damage(tmp_path / "checkpoints" / f"{seen:012d}")
+    monkeypatch.setattr(RunLog, "step", stopping_after(88))
+    with pytest.raises(KeyboardInterrupt):
+        run(config, TRAIN.model_copy(update={"keep": 1}), pictures, tmp_path)
+    checkpoint.verify(tmp_path / "checkpoints" / f"{88:012d}")
 
 
 def test_a_run_with_damaged_checkpoints_alone_is_refused(

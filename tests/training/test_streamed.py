@@ -16,7 +16,7 @@ from svq.tokenizer.task import TokenizerTask
 from svq.training.device import start_engine
 from svq.training.log import RunLog
 from svq.training.loop import train
-from tests.training.test_loop import TRAIN, final
+from tests.training.test_loop import TRAIN, final, stopping_after
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,8 @@ def test_a_streamed_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(
     pictures, settings = PackedPictures(packed, 16, kind), TRAIN.model_copy(update={"crop": "random"})
     run(config, settings, pictures, tmp_path / "whole")
 
-    def stop(self: RunLog, seen: int, *_: Any) -> None:
-        if seen > 40:
-            raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "step", stop)
+        patch.setattr(RunLog, "step", stopping_after(40))
         with pytest.raises(KeyboardInterrupt):
             run(config, settings, pictures, tmp_path / "parts")
     run(config, settings, pictures, tmp_path / "parts")
