@@ -9,10 +9,7 @@ import fcntl
 import json
 import multiprocessing
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -24,6 +21,7 @@ from svq.data.captioner import Captioner, CaptionSettings
 from svq.data.encoding import decode
 from svq.data.entries import Entry, load
 from svq.data.imageset import Advance, nothing
+from svq.data.parallel import WorkerError, in_order
 from svq.errors import DataError, UserError
 
 Row = dict[str, Any]  # a line of the list
@@ -146,26 +144,16 @@ def _captioned(wanted: Iterator[Task], settings: CaptionSettings, batch_size: in
         captioner = Captioner(settings, _device(0))
         yield from (_caption(captioner, task) for task in tasks)
         return
-    context = multiprocessing.get_context("spawn")
-    numbers = context.Queue()
+    numbers = multiprocessing.get_context("spawn").Queue()
     for number in range(workers):
         numbers.put(number)
-    with ProcessPoolExecutor(workers, context, _start_worker, (settings, workers, numbers)) as pool:
-        waiting: deque[Future[list[Row]]] = deque()
-        try:
-            for task in tasks:
-                waiting.append(pool.submit(_work, task))
-                if len(waiting) > 2 * workers:  # all are busy and the next batch of each is ready
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a captioning process ended (its last words are above, if it had any): too little memory, or a model "
-                "that cannot be loaded; run again with --workers 1, or a smaller --batch-size, to go on"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    try:
+        yield from in_order(_work, tasks, workers, _start_worker, (settings, workers, numbers))
+    except WorkerError as error:
+        raise UserError(
+            "a captioning process ended (its last words are above, if it had any): too little memory, or a model "
+            "that cannot be loaded; run again with --workers 1, or a smaller --batch-size, to go on"
+        ) from error
 
 
 def _device(number: int) -> torch.device:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from svq.errors import UserError
 
@@ -18,8 +18,29 @@ Task = TypeVar("Task")
 Done = TypeVar("Done")
 
 
-def in_order(function: Callable[[Task], Done], tasks: Iterator[Task], workers: int) -> Iterator[Done]:
-    """Yield the results of tasks in their order, from several processes; only a few are on their way at a time."""
+class WorkerError(UserError):
+    """A process ended that had work to do, as where memory is short."""
+
+
+def in_order(
+    function: Callable[[Task], Done],
+    tasks: Iterator[Task],
+    workers: int,
+    start: Callable[..., None] | None = None,
+    arguments: tuple[Any, ...] = (),
+) -> Iterator[Done]:
+    """Yield the results of tasks in their order, from several processes; only a few are on their way at a time.
+
+    Args:
+        function: does a task.
+        tasks: what is to be done.
+        workers: number of processes; 1 does all in this one, and starts nothing.
+        start: called once in each new process, with `arguments`.
+        arguments: of `start`.
+
+    Raises:
+        WorkerError: one of the processes ended.
+    """
     if workers == 1:
         yield from map(function, tasks)
         return
@@ -27,7 +48,8 @@ def in_order(function: Callable[[Task], Done], tasks: Iterator[Task], workers: i
     pool = ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_follow_parent,
+        initializer=_begin,
+        initargs=(start, arguments),
     )
     try:
         waiting: deque[Future[Done]] = deque()
@@ -38,9 +60,15 @@ def in_order(function: Callable[[Task], Done], tasks: Iterator[Task], workers: i
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
-        raise UserError("a worker process died (out of memory?); run the same command again to go on") from error
+        raise WorkerError("a worker process died (out of memory?); run the same command again to go on") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin(start: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
+    _follow_parent()
+    if start is not None:
+        start(*arguments)
 
 
 def _follow_parent() -> None:

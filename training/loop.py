@@ -1,5 +1,6 @@
 """The training loop, the same for both stages, on one process or many. It counts images, not steps."""
 
+import math
 import time
 from pathlib import Path
 
@@ -98,8 +99,10 @@ def _count(at: Position, seen: int, finite: bool, config: TrainConfig) -> Positi
 def _compare(at: Position, metrics: dict[str, float], task: Task) -> tuple[Position, bool]:
     """Return the position with the best value of the task's metric so far, and whether it is a new one."""
     name, wanted = task.best
-    value = metrics.get(name, at.best)
-    if value is None or (at.best is not None and (value <= at.best if wanted == "max" else value >= at.best)):
+    value = metrics.get(name)
+    if value is None or not math.isfinite(value):
+        return at, False
+    if at.best is not None and (value <= at.best if wanted == "max" else value >= at.best):
         return at, False
     return at._replace(best=value, best_at=at.seen), True
 
