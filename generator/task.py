@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from x_transformers import Attention, FeedForward
 
 from svq.data.codes import Codes
 from svq.errors import CheckpointError, DataError
@@ -55,6 +56,9 @@ class GeneratorTask(Task):
         self.model_config = config.model_dump(mode="json")
         self.identity = {"data": codes.data, "examples": self.size}
         self.best = ("validation_nats", "min")
+
+    def layers(self, model: nn.Module) -> list[nn.Module]:
+        return [m for m in model.modules() if isinstance(m, Attention | FeedForward)]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         return self.codes[indices], self.labels[indices]

@@ -166,6 +166,12 @@ class TokenizerTrainConfig(TrainConfig):
         return self
 
     @model_validator(mode="after")
+    def _critic_sees_whole_weights(self) -> "TokenizerTrainConfig":
+        if self.shard and self.critic_weight:
+            raise ValueError("shard and a discriminator do not go together; set critic_weight=0")
+        return self
+
+    @model_validator(mode="after")
     def _quantization_is_reached(self) -> "TokenizerTrainConfig":
         if self.continuous_share < 1 and self.continuous_share + self.ramp_share > 1:
             raise ValueError(

@@ -17,6 +17,7 @@ from svq.evaluation.pictures import PREFIXES, prefix_name, save_rows
 from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.critic import PatchCritic, balance
+from svq.tokenizer.layers import PlainLayer, StyledLayer
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.config import TrainConfig
 from svq.training.device import build_seeded
@@ -33,6 +34,7 @@ class TokenizerTask(Task):
 
     model: StyledTokenizer
     critic: PatchCritic | None
+    called = ("latents",)
 
     def __init__(
         self,
@@ -74,6 +76,9 @@ class TokenizerTask(Task):
     def prefixes(self) -> list[int]:
         """Numbers of codes to evaluate from."""
         return [k for k in PREFIXES if k < self.model.config.tokens] + [self.model.config.tokens]
+
+    def layers(self, model: nn.Module) -> list[nn.Module]:
+        return [m for m in model.modules() if isinstance(m, PlainLayer | StyledLayer)]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         assert isinstance(self.images, ImageSet)  # others have a feed of their own

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 
 class Config(BaseModel):
@@ -47,7 +47,16 @@ class TrainConfig(Config):
     skip_at_most: PositiveInt = Field(10, description="steps in a row with a NaN gradient before giving up")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the GPU has it, else fp32")
     tf32: bool = Field(True, description="let a GPU multiply fp32 matrices in TF32")
+    shard: bool = Field(False, description="FSDP: share weights, their average and optimizer out among processes")
     compile: bool = Field(False, description="torch.compile the model; minutes on a CPU")
     recompute: bool = Field(False, description="activation checkpointing: less memory, a third more time")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="where else to log")
     optimizer: OptimizerConfig = OptimizerConfig()
+
+    @model_validator(mode="after")
+    def _can_be_sharded(self) -> "TrainConfig":
+        if self.shard and self.optimizer.name == "muon":
+            raise ValueError("Muon works on whole matrices; with shard, set optimizer.name=adamw")
+        if self.shard and self.micro_batch == "auto":
+            raise ValueError("micro_batch=auto tries with whole weights; with shard, give a number")
+        return self

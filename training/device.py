@@ -41,7 +41,8 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
         out: its folder, for trackers that write files; None starts no tracker.
 
     Raises:
-        ConfigError: a tracker is not installed, or the batch cannot be shared equally among the processes.
+        ConfigError: a tracker is not installed, there are no processes to share the weights, or the batch cannot
+            be shared equally among them.
     """
     for name in config.trackers:
         if find_spec(name) is None:
@@ -61,6 +62,8 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
             )
         ],
     )
+    if config.shard and engine.num_processes == 1:
+        raise ConfigError("train.shard shares the weights out among processes; start several, as with --nproc 2")
     if config.batch_size % engine.num_processes:
         raise ConfigError(
             f"train.batch_size {config.batch_size} cannot be shared by {engine.num_processes} processes; "

@@ -111,11 +111,12 @@ def evaluate(trainer: Trainer, log: RunLog, seen: int, out: Path) -> dict[str, f
     """Measure the averaged model, draw its picture and write both down; the first process does, the others wait."""
     began = time.perf_counter()
     metrics: dict[str, float] = {}
-    if trainer.rank == 0:
-        model = trainer.average.eval()
-        with torch.inference_mode():
-            metrics = trainer.task.evaluate(model)
-            trainer.task.illustrate(model, out / "pictures" / f"{seen:09d}.png")
-        log.evaluation(seen, metrics, time.perf_counter() - began)
-        draw_curve(out, log.title)
+    with trainer.averaged() as model:
+        if trainer.rank == 0:
+            model.eval()
+            with torch.inference_mode():
+                metrics = trainer.task.evaluate(model)
+                trainer.task.illustrate(model, out / "pictures" / f"{seen:09d}.png")
+            log.evaluation(seen, metrics, time.perf_counter() - began)
+            draw_curve(out, log.title)
     return trainer.from_first(metrics)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from svq.training.config import OptimizerConfig
+from svq.training.sharding import share
 
 # Coefficients and number of steps of the quintic iteration (Jordan et al. 2024, kellerjordan.github.io/posts/muon).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -107,9 +108,10 @@ def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Restore what `optimizer_state` returned."""
+    """Restore what `optimizer_state` returned, whole or not, shared out as the parameters are."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         i, key = name.split(".", 1)
-        state[int(i)][key] = tensor
+        state[int(i)][key] = share(tensor, parameters[int(i)])
     optimizer.load_state_dict({"state": dict(state), "param_groups": optimizer.state_dict()["param_groups"]})

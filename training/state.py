@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from svq.errors import CheckpointError, TrainingError
 from svq.provenance import versions
 from svq.training import checkpoint
 from svq.training.optimizer import load_optimizer_state, optimizer_state
+from svq.training.sharding import load_whole, whole
 from svq.training.step import Trainer
 
 BEST = "best"
@@ -59,10 +61,11 @@ def save(trainer: Trainer, out: Path, position: Position) -> None:
         TrainingError: it cannot be written, as on a full disk; the checkpoints before it are as they were.
     """
     feeds = _gather(trainer, trainer.feed.state())
+    files = _tensors(trainer)
     trouble = None
     if trainer.rank == 0:
         try:
-            _publish(trainer, out, position, feeds)
+            _publish(trainer, out, position, feeds, files)
         except OSError as error:
             kept = checkpoint.newest(out)
             trouble = (
@@ -75,19 +78,30 @@ def save(trainer: Trainer, out: Path, position: Position) -> None:
         raise TrainingError(trouble)
 
 
-def _publish(trainer: Trainer, out: Path, position: Position, feeds: list[dict[str, Any]]) -> None:
+def _tensors(trainer: Trainer) -> dict[str, dict[str, Tensor]]:
+    """Return what each file of a checkpoint holds, whole, in the first process; all call this together."""
     task = trainer.task
+    files = {"model": task.model.state_dict(), "ema": trainer.average.state_dict()}
+    if task.critic is not None:
+        files["state/critic"] = task.critic.state_dict()
+    for i, optimizer in enumerate(trainer.optimizers):
+        files[f"state/optimizer{i}"] = optimizer_state(optimizer)
+    return {f"{name}.safetensors": whole(tensors, wanted=trainer.rank == 0) for name, tensors in files.items()}
 
+
+def _publish(
+    trainer: Trainer,
+    out: Path,
+    position: Position,
+    feeds: list[dict[str, Any]],
+    files: dict[str, dict[str, Tensor]],
+) -> None:
     def write(folder: Path) -> None:
-        (folder / "config.json").write_text(json.dumps(task.model_config, indent=1))
-        checkpoint.write_tensors(folder / "model.safetensors", task.model.state_dict())
-        checkpoint.write_tensors(folder / "ema.safetensors", trainer.average.state_dict())
+        (folder / "config.json").write_text(json.dumps(trainer.task.model_config, indent=1))
         state = folder / "state"
         state.mkdir()
-        if task.critic is not None:
-            checkpoint.write_tensors(state / "critic.safetensors", task.critic.state_dict())
-        for i, optimizer in enumerate(trainer.optimizers):
-            checkpoint.write_tensors(state / f"optimizer{i}.safetensors", optimizer_state(optimizer))
+        for name, tensors in files.items():
+            checkpoint.write_tensors(folder / name, tensors)
         (state / "run.json").write_text(
             json.dumps(
                 {"position": position._asdict(), "feeds": feeds, "identity": identity(trainer), "versions": versions()},
@@ -151,8 +165,8 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
 
 def _load(trainer: Trainer, folder: Path) -> None:
     task = trainer.task
-    task.model.load_state_dict(checkpoint.read_tensors(folder / "model.safetensors"))
-    trainer.average.load_state_dict(checkpoint.read_tensors(folder / "ema.safetensors"))
+    load_whole(task.model, checkpoint.read_tensors(folder / "model.safetensors"))
+    load_whole(trainer.average, checkpoint.read_tensors(folder / "ema.safetensors"))
     if task.critic is not None:
         task.critic.load_state_dict(checkpoint.read_tensors(folder / "state" / "critic.safetensors"))
     for i, optimizer in enumerate(trainer.optimizers):

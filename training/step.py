@@ -5,8 +5,8 @@ whether to stop, in one small exchange.
 """
 
 import copy
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -19,6 +19,7 @@ from svq.training.config import TrainConfig
 from svq.training.device import seed_step
 from svq.training.draws import Draws
 from svq.training.optimizer import build_optimizers, learning_rate
+from svq.training.sharding import gather, local, shard, whole
 from svq.training.task import Losses, Task
 
 Value = TypeVar("Value")
@@ -56,10 +57,35 @@ class Trainer:
         if config.compile:
             task.model.compile()
         self.average = copy.deepcopy(task.model)
+        self._copy: nn.Module | None = None  # of the average, if that is shared out
+        if config.shard:
+            self._shard()
         objective = Objective(task)
         self.optimizers = build_optimizers(objective, config.optimizer)
-        self.objective = engine.prepare_model(objective)
+        # What is shared out is not to be wrapped for DDP as well.
+        self.objective = engine.prepare_model(objective, evaluation_mode=config.shard)
         self.feed = task.feed(config, self.rank, self.processes, engine.device)
+
+    def _shard(self) -> None:
+        """Share the weights and their average out; the first process keeps room for a whole one in host memory."""
+        if self.rank == 0:
+            self._copy = copy.deepcopy(self.average).cpu()
+        for model in (self.task.model, self.average):
+            shard(model, self.task.layers(model), self.task.called, self.engine.device)
+
+    @contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """Lend the averaged model, for the first process to use; all must enter this together."""
+        if not self.config.shard:
+            yield self.average
+            return
+        tensors = whole(self.average.state_dict(), wanted=self.rank == 0)
+        if self._copy is None:
+            yield self.average
+            return
+        self._copy.load_state_dict(tensors)
+        yield self._copy.to(self.engine.device)
+        self._copy.cpu()
 
     def step(
         self, seen: int, total: int, batch: tuple[Tensor, ...], asked: Callable[[], bool] = lambda: False
@@ -118,7 +144,8 @@ class Trainer:
         return values
 
     def _clip(self, model: nn.Module) -> Tensor:
-        return nn.utils.clip_grad_norm_(model.parameters(), self.config.optimizer.clip, foreach=True)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), self.config.optimizer.clip, foreach=True)
+        return gather(norm)
 
     def _agree(self, sound: Tensor, stop: bool) -> tuple[bool, bool]:
         """Return whether the gradient is finite in all processes, and whether any of them was asked to stop."""
@@ -148,7 +175,7 @@ def update(optimizers: list[Optimizer], rate: float) -> None:
 def average_weights(average: nn.Module, model: nn.Module, config: TrainConfig, seen: int) -> None:
     """Move the averaged weights towards the present ones; the half-life grows with the run (arXiv:2312.02696)."""
     decay = 0.5 ** (config.batch_size / max(config.ema_share * seen, 1e-9))
-    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(model.parameters()), seen)
+    get_ema_multi_avg_fn(decay)(local(average.parameters()), local(model.parameters()), seen)
     copy_buffers(average, model)  # a mean of codebooks is no codebook
 
 

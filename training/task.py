@@ -43,6 +43,7 @@ class Task(ABC):
         identity: what else must stay the same when a run is resumed: fingerprints of the data and the like.
         size: number of training examples.
         best: the metric that decides which checkpoint is the best, and whether it should be large or small.
+        called: methods of the model, beside its forward, that training calls and that use weights themselves.
     """
 
     model: nn.Module
@@ -51,6 +52,12 @@ class Task(ABC):
     identity: dict[str, Any]
     size: int
     best: tuple[str, Literal["max", "min"]]
+    called: tuple[str, ...] = ()
+
+    @abstractmethod
+    def layers(self, model: nn.Module) -> list[nn.Module]:
+        """Return the layers of a model, which hold most of its weights; with `TrainConfig.shard`, only one has
+        them all at a time."""
 
     @abstractmethod
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 python runner.py STAGE OUT FOLDER KEY=VALUE ...
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ from svq.training.config import Config, OptimizerConfig
 from svq.training.device import build_seeded
 from svq.training.runs import train_run
 from svq.training.settings import resolve
+from svq.training.sharding import is_shared
 from svq.training.step import Taken, Trainer
 from svq.training.task import Losses, Task
 
@@ -96,8 +98,19 @@ def build(stage: str, settings: Settings, folder: Path) -> Task:
     return GeneratorTask(GeneratorShape(width=32, depth=2, heads=2), settings.train, codes, tokenizer)
 
 
-def main() -> None:
-    stage, out, folder, *assignments = sys.argv[1:]
+def run_in_child(environment: dict[str, str], words: list[str]) -> None:
+    """Run in a process that was forked; what it says goes into its folder."""
+    os.environ |= environment
+    sys.stderr = spoken(Path(words[1]), environment.get("RANK", "0")).open("w", buffering=1)  # until it ends
+    main(words)
+
+
+def spoken(out: Path, rank: str | int) -> Path:
+    return out.with_name(f"{out.name}.stderr{rank}")
+
+
+def main(words: list[str]) -> None:
+    stage, out, folder, *assignments = words
     muon = OptimizerConfig(name="muon")
     train = (
         TokenizerTrainConfig(**COMMON, optimizer=muon, continuous_share=0.4, ramp_share=0.2)
@@ -117,9 +130,12 @@ def main() -> None:
         train_run(stage, make, settings.train, Path(out))
     except RunStopped:
         sys.exit(RunStopped.EXIT_CODE)
-    report = {"model": fingerprint(tasks[0].model), "steps": taken}
+    # What each process holds whole: of sharded weights, the codebooks and statistics.
+    held = [t for t in tasks[0].model.state_dict().values() if not is_shared(t)]
+    mark = hashlib.sha256(b"".join(t.numpy().tobytes() for t in held)).hexdigest()
+    report = {"model": mark, "steps": taken}
     (Path(out) / f"process{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -1,10 +1,14 @@
 """Several processes, signals and sudden death: a run goes on as if nothing had happened."""
 
 import json
+import multiprocessing
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,22 +17,42 @@ from torch import Tensor
 from svq.errors import RunStopped
 from svq.training.checkpoint import read_tensors
 from svq.training.log import read_log
+from tests.training.runner import run_in_child, spoken
 
 RUNNER = Path(__file__).with_name("runner.py")
+FORKS = multiprocessing.get_context("forkserver")  # a start of Python and torch takes seconds, a fork does not
+FORKS.set_forkserver_preload(["tests.training.runner"])
+SHARDED = ("train.shard=true", "train.optimizer.name=adamw")
+RUNS: dict[str, tuple[Any, ...]] = {  # stage, processes, assignments
+    "fsq1": ("tokenizer", 1),
+    "fsq2": ("tokenizer", 2),
+    "vq2": ("tokenizer", 2, "quantizer=vq"),
+    "vq2adamw": ("tokenizer", 2, "quantizer=vq", "train.optimizer.name=adamw"),
+    "vq2sharded": ("tokenizer", 2, "quantizer=vq", *SHARDED),
+    "gpt2": ("generator", 2),
+    "gpt2sharded": ("generator", 2, *SHARDED),
+}
 
 
-def launch(stage: str, out: Path, folder: Path, *assignments: str, processes: int = 1) -> int:
-    """Run a small training as a program and return its exit code."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command += [str(RUNNER), stage, str(out), str(folder), *assignments]
-    done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False
-    )
-    if done.returncode not in (0, 1, -9, RunStopped.EXIT_CODE) or "Traceback" in done.stdout:
-        raise AssertionError(done.stderr[-3000:])
-    return done.returncode
+def launch(stage: str, out: Path, folder: Path, *assignments: str, processes: int = 1) -> set[int]:
+    """Run a small training in processes of its own, as torchrun would start them, and return their exit codes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        where = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(processes)}
+    workers = []
+    for rank in range(processes):
+        place = {**where, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        environment = {**os.environ, **place, "OMP_NUM_THREADS": "1"}
+        words = [stage, str(out), str(folder), *assignments]
+        workers.append(FORKS.Process(target=run_in_child, args=(environment, words), daemon=True))
+        workers[-1].start()
+    for worker in workers:
+        worker.join(120)
+        worker.kill()  # does nothing to one that has ended
+        worker.join()
+    for rank in range(processes):
+        sys.stderr.write(spoken(out, rank).read_text())
+    return {worker.exitcode or 0 for worker in workers}
 
 
 def tensors(out: Path) -> dict[str, Tensor]:
@@ -48,11 +72,23 @@ def assert_equal(one: Path, other: Path) -> None:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, folder: Path, _session: None) -> dict[str, Path]:
     """Runs that nothing happened to, by name."""
     root = tmp_path_factory.mktemp("undisturbed")
-    runs = {"fsq1": ("tokenizer", 1), "fsq2": ("tokenizer", 2), "vq2": ("tokenizer", 2), "gpt2": ("generator", 2)}
-    for name, (stage, processes) in runs.items():
-        assignments = ("quantizer=vq",) if name.startswith("vq") else ()
-        assert launch(stage, root / name, folder, *assignments, processes=processes) == 0
-    return {name: root / name for name in runs}
+    for name, (stage, processes, *assignments) in RUNS.items():
+        assert launch(stage, root / name, folder, *assignments, processes=processes) == {0}
+    return {name: root / name for name in RUNS}
+
+
+def test_torchrun_starts_it(undisturbed: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, str(RUNNER), "tokenizer", str(tmp_path), str(folder)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal(tmp_path, undisturbed["fsq2"])
 
 
 def test_two_processes_learn_what_one_does(undisturbed: dict[str, Path]) -> None:
@@ -64,7 +100,14 @@ def test_two_processes_learn_what_one_does(undisturbed: dict[str, Path]) -> None
         torch.testing.assert_close(two[name], one[name], rtol=0.05, atol=0.01)
 
 
-@pytest.mark.parametrize("name", ["fsq2", "vq2", "gpt2"])
+@pytest.mark.parametrize(("plain", "sharded"), [("vq2adamw", "vq2sharded"), ("gpt2", "gpt2sharded")])
+def test_sharded_weights_learn_what_whole_ones_do(undisturbed: dict[str, Path], plain: str, sharded: str) -> None:
+    one, other = tensors(undisturbed[plain]), tensors(undisturbed[sharded])
+    assert {name: t.shape for name, t in one.items()} == {name: t.shape for name, t in other.items()}
+    assert not [name for name, tensor in one.items() if not torch.allclose(other[name], tensor, rtol=1e-3, atol=1e-4)]
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if "2" in name])
 def test_all_processes_end_with_the_same_weights_codebooks_and_steps(undisturbed: dict[str, Path], name: str) -> None:
     first, second = (json.loads((undisturbed[name] / f"process{i}.json").read_text()) for i in range(2))
     assert first == second
@@ -72,28 +115,28 @@ def test_all_processes_end_with_the_same_weights_codebooks_and_steps(undisturbed
 
 
 @pytest.mark.parametrize(
-    ("name", "stage", "stop_at", "rank"),
+    ("name", "stop_at", "rank"),
     [
-        ("fsq2", "tokenizer", 16, 1),  # continuous, in the middle of an epoch, the second process is told
-        ("vq2", "tokenizer", 48, 0),  # while more and more pictures are quantized, in the second epoch
-        ("gpt2", "generator", 40, 1),
+        ("fsq2", 16, 1),  # continuous, in the middle of an epoch, the second process is told
+        ("vq2", 48, 0),  # while more and more pictures are quantized, in the second epoch
+        ("vq2sharded", 48, 1),
+        ("gpt2", 40, 1),
     ],
 )
 def test_two_processes_stop_together_and_go_on_bit_for_bit(
-    undisturbed: dict[str, Path], folder: Path, tmp_path: Path, name: str, stage: str, stop_at: int, rank: int
+    undisturbed: dict[str, Path], folder: Path, tmp_path: Path, name: str, stop_at: int, rank: int
 ) -> None:
-    assignments = ("quantizer=vq",) if name.startswith("vq") else ()
+    stage, _, *assignments = RUNS[name]
     stopping = (*assignments, f"stop_at={stop_at}", f"rank_stops={rank}", "train.save_every=96")
-    # torchrun itself ends with 1 when its processes end with 75.
-    assert launch(stage, tmp_path, folder, *stopping, processes=2) == 1
+    assert launch(stage, tmp_path, folder, *stopping, processes=2) == {RunStopped.EXIT_CODE}
     state = json.loads((max((tmp_path / "checkpoints").iterdir()) / "state" / "run.json").read_text())
     assert state["position"]["seen"] == stop_at + 8
-    assert launch(stage, tmp_path, folder, *assignments, "train.save_every=96", processes=2) == 0
+    assert launch(stage, tmp_path, folder, *assignments, "train.save_every=96", processes=2) == {0}
     assert_equal(tmp_path, undisturbed[name])
 
 
 def test_a_nan_in_one_process_makes_all_skip_the_step(folder: Path, tmp_path: Path) -> None:
-    assert launch("tokenizer", tmp_path, folder, "nan_at=32", "rank_stops=1", "train.images=64", processes=2) == 0
+    assert launch("tokenizer", tmp_path, folder, "nan_at=32", "rank_stops=1", "train.images=64", processes=2) == {0}
     state = json.loads((max((tmp_path / "checkpoints").iterdir()) / "state" / "run.json").read_text())
     assert state["position"]["skipped"] == 1
     first, second = (json.loads((tmp_path / f"process{i}.json").read_text()) for i in range(2))
@@ -104,25 +147,27 @@ def test_a_nan_in_one_process_makes_all_skip_the_step(folder: Path, tmp_path: Pa
 def test_a_signal_saves_and_leaves_with_its_own_exit_code(
     undisturbed: dict[str, Path], folder: Path, tmp_path: Path
 ) -> None:
-    assert launch("tokenizer", tmp_path, folder, "stop_at=32") == RunStopped.EXIT_CODE
+    assert launch("tokenizer", tmp_path, folder, "stop_at=32") == {RunStopped.EXIT_CODE}
     assert max((tmp_path / "checkpoints").iterdir()).name == f"{40:012d}"
-    assert launch("tokenizer", tmp_path, folder) == 0
+    assert launch("tokenizer", tmp_path, folder) == {0}
     assert_equal(tmp_path, undisturbed["fsq1"])
 
 
 def test_a_killed_run_goes_on_bit_for_bit(undisturbed: dict[str, Path], folder: Path, tmp_path: Path) -> None:
     for kill_at in (24, 64):
-        assert launch("tokenizer", tmp_path, folder, f"kill_at={kill_at}") == -9
-    assert launch("tokenizer", tmp_path, folder) == 0
+        assert launch("tokenizer", tmp_path, folder, f"kill_at={kill_at}") == {-signal.SIGKILL}
+    assert launch("tokenizer", tmp_path, folder) == {0}
     assert_equal(tmp_path, undisturbed["fsq1"])
 
 
-def test_another_number_of_processes_is_refused(undisturbed: dict[str, Path], folder: Path) -> None:
-    before = tensors(undisturbed["fsq1"])
-    command = [sys.executable, str(RUNNER), "tokenizer", str(undisturbed["fsq2"]), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert "processes: 2 -> 1" in done.stderr
-    assert before.keys() == tensors(undisturbed["fsq1"]).keys()
+def test_another_number_of_processes_is_refused(
+    undisturbed: dict[str, Path], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tensors(undisturbed["fsq2"])
+    assert launch("tokenizer", undisturbed["fsq2"], folder) == {1}
+    assert "processes: 2 -> 1" in capsys.readouterr().err
+    after = tensors(undisturbed["fsq2"])
+    assert not [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
 
 
 def test_whenever_it_is_killed_a_run_goes_on(tmp_path: Path) -> None:

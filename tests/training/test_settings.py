@@ -7,6 +7,7 @@ import pytest
 from svq.errors import ConfigError
 from svq.tokenizer.config import FSQConfig, TokenizerSettings, VQConfig
 from svq.tokenizer.presets import PRESETS, nano
+from svq.training.device import start_engine
 from svq.training.settings import preset_named, resolve
 
 
@@ -42,6 +43,7 @@ def test_another_quantizer_begins_with_its_own_defaults() -> None:
         ("train.continuous_share=0.95", "is more than 1"),
         ("train.optimizer.betas=[0.9, 1.5]", "train.optimizer.betas.1: .* got 1.5"),
         ("train.seed=20251124172600", "train.seed: "),
+        ("train.shard=true", "Muon works on whole matrices; with shard, set optimizer.name=adamw"),
         ("model.quantizer.levels=[8, 2]", "greater than or equal to 3, got 2"),
     ],
 )
@@ -49,6 +51,15 @@ def test_a_mistake_is_named_in_one_line(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as error:
         resolve(nano(), assignments=[assignment])
     assert "\n" not in str(error.value)
+
+
+def test_what_sharding_cannot_do_is_said() -> None:
+    with pytest.raises(ConfigError, match="shard and a discriminator do not go together"):
+        resolve(PRESETS["seed"](), assignments=["train.shard=true", "train.critic_weight=0.1"])
+    with pytest.raises(ConfigError, match="with shard, give a number"):
+        resolve(PRESETS["seed"](), assignments=["train.shard=true", "train.micro_batch=auto"])
+    with pytest.raises(ConfigError, match="start several"):
+        start_engine(resolve(PRESETS["seed"](), assignments=["train.shard=true"]).train)
 
 
 def test_the_order_of_assignments_does_not_matter() -> None:
