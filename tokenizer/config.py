@@ -151,6 +151,9 @@ class TokenizerTrainConfig(TrainConfig):
     critic_lecam: float = Field(0.001, ge=0, description="weight of its LeCam regularisation")
     critic_width: PositiveInt = Field(64, description="channels of its first layer")
     flip: bool = Field(True, description="mirror half of the training pictures")
+    jitter_share: float = Field(
+        0.0, ge=0, le=1, description="share of the training pictures turned, stretched and moved a little"
+    )
     crop: Literal["centre", "random"] = Field(
         "centre", description="random: a part of the picture, stretched; of packed sets that are streamed only"
     )

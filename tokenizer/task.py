@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svq.data.imageset import ImageSet, to_float
+from svq.data.jitter import NUMBERS, jitter
 from svq.data.loaders import Augmentation, Loader
 from svq.data.pictures import PackedPictures, Pictures
 from svq.errors import DataError
@@ -96,6 +97,9 @@ class TokenizerTask(Task):
         if self.config.flip:
             mirrored = (draws.uniform() < 0.5)[:, None, None, None]  # (B, 1, 1, 1)
             images = torch.where(mirrored, images.flip(-1), images)
+        if self.config.jitter_share:
+            changed = (draws.uniform() < self.config.jitter_share)[:, None, None, None]  # (B, 1, 1, 1)
+            images = torch.where(changed, jitter(images, draws.uniform(NUMBERS)), images)
         share = self.config.quantized_share(progress)
         quantized = draws.uniform() < share if 0 < share < 1 else share == 1  # (B,), or all or none
         eps = draws.normal(self.model.config.tokens, self.model.config.latent_dim)

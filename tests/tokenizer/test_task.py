@@ -34,6 +34,17 @@ def test_the_wanted_share_of_pictures_is_truncated(config: TokenizerConfig, pict
     assert counts[1:].min() > 0.8 * counts[1:].max()
 
 
+def test_the_wanted_share_of_pictures_is_jittered(config: TokenizerConfig, pictures: ImageSet) -> None:
+    seen: list[torch.Tensor] = []
+    for share in (0.0, 0.5, 0.5):
+        task = TokenizerTask(config, TokenizerTrainConfig(jitter_share=share, flip=False), pictures)
+        task.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        task.losses((pictures.batch(pictures.indices("train")),), 0.0, draws(len(pictures.indices("train"))))
+    changed = (seen[0] != seen[1]).flatten(1).any(1)
+    assert 0.2 < changed.float().mean() < 0.8
+    assert torch.equal(seen[1], seen[2])
+
+
 @pytest.mark.parametrize("kind", [VQConfig(codebook_size=16), KMeansConfig(codebook_size=16)])
 def test_the_codebook_starts_when_it_is_needed(
     config: TokenizerConfig, pictures: ImageSet, kind: VQConfig | KMeansConfig
