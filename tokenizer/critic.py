@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.func import functional_call
 
 LECAM_DECAY = 0.99
@@ -70,7 +69,8 @@ class PatchCritic(nn.Module):
     def _remember(self, of_real: Tensor, of_fake: Tensor) -> None:
         now = torch.stack([of_real.mean(), of_fake.mean()]).float()
         if torch.distributed.is_initialized():
-            now = all_reduce(now) / torch.distributed.get_world_size()
+            torch.distributed.all_reduce(now)
+            now /= torch.distributed.get_world_size()
         if self.training and now.isfinite().all():
             self.real_mean = self.real_mean.lerp(now[0], 1 - LECAM_DECAY)
             self.fake_mean = self.fake_mean.lerp(now[1], 1 - LECAM_DECAY)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 import vector_quantize_pytorch as vqp
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed._functional_collectives import all_reduce  # as the public one's warning says
 
 from svq.tokenizer.config import FSQConfig, KMeansConfig, LFQConfig, SimVQConfig, TokenizerConfig, VQConfig
 
@@ -46,7 +46,7 @@ class PositionNorm(nn.Module):
     def _over_processes(self, x: Tensor) -> Tensor:
         # torch's SyncBatchNorm is for GPUs only.
         moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, 36 d)
-        moments = all_reduce(moments) / torch.distributed.get_world_size()
+        moments = all_reduce(moments, "sum", torch.distributed.group.WORLD) / torch.distributed.get_world_size()
         mean, variance = moments[0], moments[1] - moments[0].square()
         with torch.no_grad():
             count = len(x) * torch.distributed.get_world_size()

@@ -4,6 +4,7 @@ What is special: nothing else has to know of it. Tensors leave here whole and co
 is the same as that of a run whose processes each hold all weights.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeGuard
 
@@ -26,6 +27,8 @@ def shard(model: nn.Module, layers: Iterable[nn.Module], called: Sequence[str], 
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    # Nothing that our layers return is changed in place where it would matter, which is what it warns of.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for layer in layers:
         fully_shard(layer, mesh=mesh)
