@@ -1,8 +1,9 @@
-"""Quantizers by the whole chain: how well 36 codes paint, how they are used, and how well a GPT predicts them.
+"""Quantizers by the whole chain: how well 36 codes paint, how they are used, how well a GPT predicts and samples them.
 
     python -m benchmarks.quantizers --kinds fsq simvq --starts continuous at-once --seeds 0 1 2
 
 Each cell trains a tokenizer on so many images, writes all pictures as codes, and trains a GPT of fixed size on them.
+Run again, it goes on, and measures again what is trained.
 """
 
 import argparse
@@ -12,9 +13,12 @@ from typing import Any
 import torch
 
 from svq.cli.output import write_json
-from svq.data import open_images
+from svq.data import ImageSet, open_images
+from svq.data.imageset import to_float
 from svq.evaluation.codebook import codebook_use
+from svq.evaluation.fid import distance_to
 from svq.evaluation.order import measure_order
+from svq.generator import Generator
 from svq.generator.presets import PRESETS as GENERATORS
 from svq.generator.task import GeneratorTask
 from svq.provenance import versions
@@ -26,12 +30,21 @@ from svq.tokenizer.tokenize import tokenize
 from svq.training.runs import train_run
 from svq.training.settings import resolve
 
+SAMPLES, BATCH = 1024, 64
 KINDS = ("fsq", "vq", "simvq", "lfq", "kmeans")
 STARTS: dict[str, dict[str, float]] = {
     "continuous": {},  # as the preset has it: quantized from 30 to 40 % of the run on
     "at-once": {"train.continuous_share": 0.0, "train.ramp_share": 0.0},
     "after": {"train.continuous_share": 1.0, "train.ramp_share": 0.0},  # codes for a finished VAE
 }
+
+
+def distance_of_samples(images: ImageSet, tokenizer: StyledTokenizer, generator: Generator) -> float:
+    """Return the Fréchet distance on random features of new pictures, sampled as learnt, to those of training."""
+    train = to_float(images.batch(images.indices("train")))
+    painted = [tokenizer.decode(generator.sample(BATCH, seed=0, first=i)) for i in range(0, SAMPLES, BATCH)]
+    with distance_to(train, "random-conv") as distance:
+        return distance(torch.cat(painted))
 
 
 def chain(settings: TokenizerSettings, data: str, sequences: int, out: Path) -> dict[str, Any]:
@@ -65,6 +78,7 @@ def chain(settings: TokenizerSettings, data: str, sequences: int, out: Path) -> 
         "perplexity": use.perplexity,
         "least_entropy": min(use.entropy),
         "nats": gpt["metrics"]["validation_nats"],
+        "frechet_of_samples": distance_of_samples(images, model, Generator.from_pretrained(out / "generator")),
     }
 
 
@@ -84,8 +98,6 @@ def main() -> None:
         for kind in arguments.kinds:
             for start in arguments.starts:
                 out = arguments.out / f"{kind}-{start}-{seed}"
-                if (out / "result.json").exists():
-                    continue
                 options = {
                     "model.quantizer.kind": kind,
                     "train.images": arguments.images,
