@@ -47,7 +47,7 @@ imports: $(TREE)
 	cd $(TREE) && $(CURDIR)/$(BIN)/lint-imports $(CURDIR)/pyproject.toml --no-cache
 
 unit: $(STAMP)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" --durations=12
 
 slow: $(STAMP)
 	$(BIN)/pytest -m slow

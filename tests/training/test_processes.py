@@ -105,6 +105,10 @@ def test_sharded_weights_learn_what_whole_ones_do(undisturbed: dict[str, Path], 
     one, other = tensors(undisturbed[plain]), tensors(undisturbed[sharded])
     assert {name: t.shape for name, t in one.items()} == {name: t.shape for name, t in other.items()}
     assert not [name for name, tensor in one.items() if not torch.allclose(other[name], tensor, rtol=1e-3, atol=1e-4)]
+    for value in ("loss", "gradient_norm"):  # AdamW would forgive gradients that are too large
+        course = [[r[value] for r in read_log(undisturbed[name]) if value in r] for name in (plain, sharded)]
+        assert course[0]
+        assert course[0] == pytest.approx(course[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if "2" in name])
