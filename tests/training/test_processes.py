@@ -28,7 +28,7 @@ RUNS: dict[str, tuple[Any, ...]] = {  # stage, processes, assignments
     "fsq2": ("tokenizer", 2),
     "vq2": ("tokenizer", 2, "quantizer=vq"),
     "vq2adamw": ("tokenizer", 2, "quantizer=vq", "train.optimizer.name=adamw"),
-    "vq2sharded": ("tokenizer", 2, "quantizer=vq", *SHARDED),
+    "vq2sharded": ("tokenizer", 2, "quantizer=vq", "train.recompute=true", *SHARDED),  # as `seed` would
     "gpt2": ("generator", 2),
     "gpt2sharded": ("generator", 2, *SHARDED),
 }
