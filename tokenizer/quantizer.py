@@ -46,7 +46,9 @@ class PositionNorm(nn.Module):
     def _over_processes(self, x: Tensor) -> Tensor:
         # torch's SyncBatchNorm is for GPUs only.
         moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, 36 d)
-        moments = all_reduce(moments, "sum", torch.distributed.group.WORLD) / torch.distributed.get_world_size()
+        everyone = torch.distributed.group.WORLD
+        assert everyone is not None
+        moments = all_reduce(moments, "sum", everyone) / everyone.size()
         mean, variance = moments[0], moments[1] - moments[0].square()
         with torch.no_grad():
             count = len(x) * torch.distributed.get_world_size()
