@@ -42,6 +42,7 @@ class Settings(Config):
     """What the tests change."""
 
     stop_at: int = 0  # images, at which the process sends itself SIGTERM
+    stops: int = 1  # how often
     kill_at: int = 0  # images, at which the process kills itself
     nan_at: int = 0  # images, at which the loss of the process is NaN
     rank_stops: int = 0  # which process
@@ -73,7 +74,8 @@ def harm(settings: Settings) -> None:
                 self.task.losses = losses  # type: ignore[method-assign]
         if self.rank == settings.rank_stops:
             if settings.stop_at and seen == settings.stop_at:
-                os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range(settings.stops):
+                    os.kill(os.getpid(), signal.SIGTERM)
             if settings.kill_at and seen == settings.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
         return step(self, seen, *rest)

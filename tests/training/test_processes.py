@@ -22,15 +22,17 @@ from tests.training.runner import run_in_child, spoken
 RUNNER = Path(__file__).with_name("runner.py")
 FORKS = multiprocessing.get_context("forkserver")  # a start of Python and torch takes seconds, a fork does not
 FORKS.set_forkserver_preload(["tests.training.runner"])
-SHARDED = ("train.shard=true", "train.optimizer.name=adamw")
+PLAIN = ("quantizer=vq", "train.optimizer.name=adamw")
+SHARDED = (*PLAIN, "train.recompute=true", "train.shard=true")  # as `seed` would
+MICRO = ("train.micro_batch=2",)  # half of a process's share
 RUNS: dict[str, tuple[Any, ...]] = {  # stage, processes, assignments
     "fsq1": ("tokenizer", 1),
     "fsq2": ("tokenizer", 2),
     "vq2": ("tokenizer", 2, "quantizer=vq"),
-    "vq2adamw": ("tokenizer", 2, "quantizer=vq", "train.optimizer.name=adamw"),
-    "vq2sharded": ("tokenizer", 2, "quantizer=vq", "train.recompute=true", *SHARDED),  # as `seed` would
-    "gpt2": ("generator", 2),
-    "gpt2sharded": ("generator", 2, *SHARDED),
+    "vq2adamw": ("tokenizer", 2, *PLAIN),
+    "vq2sharded": ("tokenizer", 2, *SHARDED),
+    "gpt2": ("generator", 2, *MICRO),
+    "gpt2sharded": ("generator", 2, *MICRO, "train.shard=true"),
 }
 
 
@@ -155,6 +157,20 @@ def test_a_signal_saves_and_leaves_with_its_own_exit_code(
     assert max((tmp_path / "checkpoints").iterdir()).name == f"{40:012d}"
     assert launch("tokenizer", tmp_path, folder) == {0}
     assert_equal(tmp_path, undisturbed["fsq1"])
+
+
+def test_a_second_signal_ends_it_at_once(folder: Path, tmp_path: Path) -> None:
+    stopping = ("stop_at=32", "stops=2", "train.save_every=96")
+    assert launch("tokenizer", tmp_path, folder, *stopping) == {-signal.SIGTERM}
+    assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_half_precision_learns_nearly_the_same(undisturbed: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    assert launch("tokenizer", tmp_path, folder, "train.precision=bf16") == {0}
+    losses = [[r["loss"] for r in read_log(run) if "loss" in r] for run in (tmp_path, undisturbed["fsq1"])]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0] != losses[1]
+    assert all(t.dtype != torch.bfloat16 for t in tensors(tmp_path).values())
 
 
 def test_a_killed_run_goes_on_bit_for_bit(undisturbed: dict[str, Path], folder: Path, tmp_path: Path) -> None:
