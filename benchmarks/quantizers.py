@@ -6,27 +6,21 @@ Each cell trains a tokenizer on so many images, writes all pictures as codes, an
 Run again, it goes on, and measures again what is trained.
 """
 
-import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from benchmarks.trials import Trial, parser, trial
 from svq.cli.output import write_json
-from svq.data import ImageSet, open_images
+from svq.data import ImageSet
 from svq.data.imageset import to_float
-from svq.evaluation.codebook import codebook_use
 from svq.evaluation.fid import distance_to
-from svq.evaluation.order import measure_order
 from svq.generator import Generator
 from svq.generator.presets import PRESETS as GENERATORS
 from svq.generator.task import GeneratorTask
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
-from svq.tokenizer.config import TokenizerSettings
 from svq.tokenizer.presets import PRESETS as TOKENIZERS
-from svq.tokenizer.task import TokenizerTask
-from svq.tokenizer.tokenize import tokenize
 from svq.training.runs import train_run
 from svq.training.settings import resolve
 
@@ -47,52 +41,23 @@ def distance_of_samples(images: ImageSet, tokenizer: StyledTokenizer, generator:
         return distance(torch.cat(painted))
 
 
-def chain(settings: TokenizerSettings, data: str, sequences: int, out: Path) -> dict[str, Any]:
-    """Train a tokenizer and a GPT on its codes; return what was measured of both."""
-    images = open_images(data, settings.model.image_size)
-    task = TokenizerTask(settings.model, settings.train, images)
-    run = train_run("tokenizer", lambda: task, settings.train, out / "tokenizer")
-    model = StyledTokenizer.from_pretrained(out / "tokenizer")
-    with torch.no_grad():
-        held_out = torch.cat([model.encode(part) for part in task.held_out.split(128)])
-    order = measure_order(model.decode, held_out, task.held_out)
-    codes = tokenize(model, images)
-    use = codebook_use(torch.from_numpy(codes.codes.astype("int64")), codes.codebook_size)
-
-    options = {"train.images": sequences, "train.seed": settings.train.seed, "train.evaluate_every": sequences}
-    writer = resolve(GENERATORS["nano"](), options=options)
-    gpt = train_run(
-        "generator",
-        lambda: GeneratorTask(writer.model, writer.train, codes, model),
-        writer.train,
-        out / "generator",
-    )
-    return {
-        "data": images.fingerprint,
-        "seconds": run["seconds"],
-        "psnr": order.psnr,
-        "last_half": order.last_half,
-        "matter": order.matter,
-        "codes": codes.codebook_size,
-        "used": use.used,
-        "perplexity": use.perplexity,
-        "least_entropy": min(use.entropy),
-        "nats": gpt["metrics"]["validation_nats"],
-        "frechet_of_samples": distance_of_samples(images, model, Generator.from_pretrained(out / "generator")),
-    }
+def generator_on(made: Trial, seed: int, sequences: int, out: Path) -> dict[str, float]:
+    """Train a GPT of fixed size on a trial's codes; return how well it predicts held-out ones, and paints new ones."""
+    options = {"train.images": sequences, "train.seed": seed, "train.evaluate_every": sequences}
+    settings = resolve(GENERATORS["nano"](), options=options)
+    task = GeneratorTask(settings.model, settings.train, made.codes, made.tokenizer)
+    run = train_run("generator", lambda: task, settings.train, out)
+    distance = distance_of_samples(made.images, made.tokenizer, Generator.from_pretrained(out))
+    return {"nats": run["metrics"]["validation_nats"], "frechet_of_samples": distance}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=["continuous"])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--images", type=int, default=18_600)
-    parser.add_argument("--sequences", type=int, default=20_000)
-    parser.add_argument("--data", default="openmoji")
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--out", type=Path, default=Path("runs/quantizers"))
-    arguments = parser.parse_args()
+    words = parser(__doc__, out="runs/quantizers")
+    words.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    words.add_argument("--starts", nargs="+", choices=STARTS, default=["continuous"])
+    words.add_argument("--images", type=int, default=18_600)
+    words.add_argument("--sequences", type=int, default=20_000)
+    arguments = words.parse_args()
 
     for seed in arguments.seeds:
         for kind in arguments.kinds:
@@ -107,9 +72,10 @@ def main() -> None:
                     **STARTS[start],
                 }
                 settings = resolve(TOKENIZERS["nano"](), assignments=arguments.assignments, options=options)
-                result = chain(settings, arguments.data, arguments.sequences, out)
+                made = trial(settings, arguments.data, out / "tokenizer")
+                generated = generator_on(made, seed, arguments.sequences, out / "generator")
                 report = {"kind": kind, "start": start, "seed": seed, "images": arguments.images}
-                write_json(out / "result.json", {**report, **result, "versions": versions()})
+                write_json(out / "result.json", {**report, **made.measured, **generated, "versions": versions()})
 
 
 if __name__ == "__main__":

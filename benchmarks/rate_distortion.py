@@ -5,14 +5,13 @@
 First each model's speed is measured; then each trains on as many images as it can see in the given time.
 """
 
-import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
 
 from benchmarks.baselines import RasterVQ, TiTokArrangement
+from benchmarks.trials import parser
 from svq.cli.output import write_json
 from svq.data import open_images
 from svq.evaluation.fid import distance_to
@@ -50,15 +49,11 @@ def images_per_second(task: TokenizerTask, config: TrainConfig, seconds: float =
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=8)
-    parser.add_argument("--images", type=int, help="see so many images; nothing is measured then")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--data", default="openmoji")
-    parser.add_argument("--set", dest="assignments", action="append", default=[])
-    parser.add_argument("--out", type=Path, default=Path("runs/rate_distortion"))
-    arguments = parser.parse_args()
+    words = parser(__doc__, out="runs/rate_distortion")
+    words.add_argument("--minutes", type=float, default=8)
+    words.add_argument("--images", type=int, help="see so many images; nothing is measured then")
+    words.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    arguments = words.parse_args()
 
     for name in arguments.models:
         for seed in arguments.seeds:

@@ -1,0 +1,62 @@
+"""What several benchmarks share: their arguments, and a tokenizer that is trained and measured."""
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from svq.data import ImageSet, open_images
+from svq.data.codes import Codes
+from svq.evaluation.codebook import codebook_use
+from svq.evaluation.order import measure_order
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import TokenizerSettings
+from svq.tokenizer.task import TokenizerTask
+from svq.tokenizer.tokenize import tokenize
+from svq.training.runs import train_run
+
+
+class Trial(NamedTuple):
+    """A trained tokenizer, the pictures and their codes, and what was measured."""
+
+    tokenizer: StyledTokenizer
+    images: ImageSet
+    codes: Codes
+    measured: dict[str, Any]
+
+
+def parser(description: str | None, out: str) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that all have; `out` is where results go if nothing else is said."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--seeds", type=int, nargs="+", default=[0])
+    made.add_argument("--data", default="openmoji")
+    made.add_argument("--set", dest="assignments", action="append", default=[])
+    made.add_argument("--out", type=Path, default=Path(out))
+    return made
+
+
+def trial(settings: TokenizerSettings, data: str, out: Path) -> Trial:
+    """Train a tokenizer into the folder `out`, or find it trained there, and measure order and codebook.
+
+    The order is that of held-out pictures, the use of the codebook that of all.
+    """
+    images = open_images(data, settings.model.image_size)
+    task = TokenizerTask(settings.model, settings.train, images)
+    run = train_run("tokenizer", lambda: task, settings.train, out)
+    tokenizer = StyledTokenizer.from_pretrained(out)
+    with torch.no_grad():
+        held_out = torch.cat([tokenizer.encode(part) for part in task.held_out.split(128)])
+    order = measure_order(tokenizer.decode, held_out, task.held_out)
+    codes = tokenize(tokenizer, images)
+    use = codebook_use(torch.from_numpy(codes.codes.astype("int64")), codes.codebook_size)
+    measured = {
+        "data": images.fingerprint,
+        "seconds": run["seconds"],
+        "codes": codes.codebook_size,
+        "used": use.used,
+        "perplexity": use.perplexity,
+        "least_entropy": min(use.entropy),
+        **order._asdict(),
+    }
+    return Trial(tokenizer, images, codes, measured)
