@@ -47,7 +47,7 @@ class PlainDecoder(nn.Module):
 def with_null(c: Tensor, null: Tensor, keep: Tensor | None) -> Tensor:
     """Replace the conditions beyond each sample's prefix by the learned null."""
     if keep is not None:
-        kept = torch.arange(c.shape[1]) < keep[:, None]  # (B, k)
+        kept = torch.arange(c.shape[1], device=c.device) < keep[:, None]  # (B, k)
         c = torch.where(kept[..., None], c, null[:, : c.shape[1]])
     return torch.cat([c, null[:, c.shape[1] :].expand(len(c), -1, -1)], dim=1)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
+from svq.training.device import choose_device
 from tests.tokenizer import reference
 
 SIDE = 2048  # of the matrices that give the sgemm rate
@@ -30,6 +31,8 @@ def seconds(*works: Callable[[], object], rounds: int) -> list[float]:
         for work, taken in zip(works, times, strict=True):
             began = time.perf_counter()
             work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if i:  # the first round is a warm-up
                 taken.append(time.perf_counter() - began)
     return [statistics.median(taken) for taken in times]
@@ -50,14 +53,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.manual_seed(0)
+    device = choose_device()
     width, heads = arguments.width, arguments.width // 64
     config = TokenizerConfig(
         encoder_width=width, encoder_depth=6, encoder_heads=heads, decoder_width=width, decoder_heads=heads
     )
-    model = StyledTokenizer(config)
+    model = StyledTokenizer(config).to(device)
     decoder = model.decoder
-    latents = torch.randn(arguments.batch_size, config.tokens, config.latent_dim)
-    images = torch.rand(arguments.batch_size, 3, config.image_size, config.image_size) * 2 - 1
+    latents = torch.randn(arguments.batch_size, config.tokens, config.latent_dim, device=device)
+    images = torch.rand(arguments.batch_size, 3, config.image_size, config.image_size, device=device) * 2 - 1
 
     def transcription(z: Tensor) -> Tensor:
         return reference.decode(
@@ -75,7 +79,7 @@ def main() -> None:
         decoder.zero_grad()
         (paint(latents) - images).square().mean().backward()
 
-    a, b = torch.randn(SIDE, SIDE), torch.randn(SIDE, SIDE)
+    a, b = (torch.randn(SIDE, SIDE, device=device) for _ in range(2))
     with torch.no_grad():
         difference = (decoder(latents) - transcription(latents)).abs().max().item()
     ours, plain = seconds(lambda: step(decoder), lambda: step(transcription), rounds=arguments.rounds)
@@ -92,6 +96,7 @@ def main() -> None:
         "width": width,
         "image_size": config.image_size,
         "batch_size": arguments.batch_size,
+        "device": str(device),
         "threads": torch.get_num_threads(),
         "largest_difference": difference,
         "training_step_s": round(ours, 4),

@@ -21,6 +21,7 @@ from svq.generator.task import GeneratorTask
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.presets import PRESETS as TOKENIZERS
+from svq.training.device import choose_device
 from svq.training.runs import train_run
 from svq.training.settings import resolve
 
@@ -36,7 +37,7 @@ STARTS: dict[str, dict[str, float]] = {
 def distance_of_samples(images: ImageSet, tokenizer: StyledTokenizer, generator: Generator) -> float:
     """Return the Fréchet distance on random features of new pictures, sampled as learnt, to those of training."""
     train = to_float(images.batch(images.indices("train")))
-    painted = [tokenizer.decode(generator.sample(BATCH, seed=0, first=i)) for i in range(0, SAMPLES, BATCH)]
+    painted = [tokenizer.decode(generator.sample(BATCH, seed=0, first=i)).cpu() for i in range(0, SAMPLES, BATCH)]
     with distance_to(train, "random-conv") as distance:
         return distance(torch.cat(painted))
 
@@ -47,7 +48,8 @@ def generator_on(made: Trial, seed: int, sequences: int, out: Path) -> dict[str,
     settings = resolve(GENERATORS["nano"](), options=options)
     task = GeneratorTask(settings.model, settings.train, made.codes, made.tokenizer)
     run = train_run("generator", lambda: task, settings.train, out)
-    distance = distance_of_samples(made.images, made.tokenizer, Generator.from_pretrained(out))
+    generator = Generator.from_pretrained(out).to(choose_device())
+    distance = distance_of_samples(made.images, made.tokenizer, generator)
     return {"nats": run["metrics"]["validation_nats"], "frechet_of_samples": distance}
 
 

@@ -23,6 +23,7 @@ from svq.tokenizer.presets import PRESETS
 from svq.tokenizer.task import TokenizerTask
 from svq.training.checkpoint import find, load_model
 from svq.training.config import TrainConfig
+from svq.training.device import choose_device
 from svq.training.draws import Draws
 from svq.training.optimizer import build_optimizers
 from svq.training.runs import train_run
@@ -33,12 +34,14 @@ MODELS = {"styled": StyledTokenizer, "titok": TiTokArrangement, "raster": Raster
 
 def images_per_second(task: TokenizerTask, config: TrainConfig, seconds: float = 15.0) -> float:
     """Return how fast a task trains, quantizer and optimizer included."""
-    optimizers = build_optimizers(task.model, config.optimizer)
+    device = choose_device()
+    optimizers = build_optimizers(task.model.to(device), config.optimizer)
     indices, rounds = torch.arange(config.batch_size), 0
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        draws = Draws(config.seed, 0, config.batch_size, slice(None), torch.device("cpu"))
-        task.losses(task.batch(indices), 1.0, draws).total.backward()
+        draws = Draws(config.seed, 0, config.batch_size, slice(None), device)
+        batch = tuple(part.to(device) for part in task.batch(indices))
+        task.losses(batch, 1.0, draws).total.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -69,7 +72,7 @@ def main() -> None:
             settings = resolve(settings, options={"train.images": count, "train.evaluate_every": count})
             task = TokenizerTask(settings.model, settings.train, images, build)
             run = train_run(name, lambda: task, settings.train, out)  # noqa: B023
-            model = load_model(find(out), lambda _: build(settings.model)).eval()  # noqa: B023
+            model = load_model(find(out), lambda _: build(settings.model)).eval().to(choose_device())  # noqa: B023
             originals = task.held_out
             codes = torch.cat([model.encode(part) for part in originals.split(128)])
             with distance_to(originals, "random-conv") as distance:
@@ -79,6 +82,8 @@ def main() -> None:
                 "model": name,
                 "seed": seed,
                 "parameters": run["parameters"],
+                "device": model.device.type,
+                "precision": run["precision"],
                 "images": count,
                 "images_per_s": speed,
                 "seconds": run["seconds"],

@@ -9,11 +9,13 @@ import torch
 from svq.data import ImageSet, open_images
 from svq.data.codes import Codes
 from svq.evaluation.codebook import codebook_use
+from svq.evaluation.fid import distance_to
 from svq.evaluation.order import measure_order
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerSettings
 from svq.tokenizer.task import TokenizerTask
 from svq.tokenizer.tokenize import tokenize
+from svq.training.device import choose_device
 from svq.training.runs import train_run
 
 
@@ -44,15 +46,18 @@ def trial(settings: TokenizerSettings, data: str, out: Path) -> Trial:
     images = open_images(data, settings.model.image_size)
     task = TokenizerTask(settings.model, settings.train, images)
     run = train_run("tokenizer", lambda: task, settings.train, out)
-    tokenizer = StyledTokenizer.from_pretrained(out)
+    tokenizer = StyledTokenizer.from_pretrained(out).to(choose_device())
     with torch.no_grad():
         held_out = torch.cat([tokenizer.encode(part) for part in task.held_out.split(128)])
-    order = measure_order(tokenizer.decode, held_out, task.held_out)
+    with distance_to(task.held_out, "random-conv") as distance:
+        order = measure_order(tokenizer.decode, held_out, task.held_out, distance)
     codes = tokenize(tokenizer, images)
     use = codebook_use(torch.from_numpy(codes.codes.astype("int64")), codes.codebook_size)
     measured = {
         "data": images.fingerprint,
         "seconds": run["seconds"],
+        "device": tokenizer.device.type,
+        "precision": run["precision"],
         "codes": codes.codebook_size,
         "used": use.used,
         "perplexity": use.perplexity,

@@ -29,7 +29,7 @@ EXTRAS = {  # what `pip install 'svq[NAME]'` brings
     "parquet": "pyarrow",
     "track": "tensorboard",
 }
-SIDE = 1024  # of the matrices that are multiplied to measure speed
+SIDE = 1024  # of the matrices that are multiplied to measure speed; a GPU needs larger ones, bf16 may be very slow
 
 
 class Check(NamedTuple):
@@ -100,8 +100,9 @@ def _precision() -> Check:
     from svq.training.device import choose_device
 
     device = choose_device()
-    single = _gflops(torch.float32, SIDE, device)
-    half = _gflops(torch.bfloat16, SIDE // 4 if device.type == "cpu" else SIDE, device)
+    on_gpu = device.type == "cuda"
+    single = _gflops(torch.float32, 4 * SIDE if on_gpu else SIDE, device)
+    half = _gflops(torch.bfloat16, 4 * SIDE if on_gpu else SIDE // 4, device)
     best = "bf16" if half > 1.2 * single else "fp32"
     return Check(
         "matrix products",

@@ -88,6 +88,7 @@ def distance(
     weights: Path | None = None,
     cache: Path | None = None,
     batch_size: int = 64,
+    kid: bool = True,
 ) -> dict[str, Any]:
     """Measure how far samples are from a reference.
 
@@ -99,6 +100,7 @@ def distance(
         weights: a file of Inception weights; None looks into torch's cache, then into the network.
         cache: folder for the reference's statistics, kept under its fingerprint; None keeps nothing.
         batch_size: pictures at a time.
+        kid: measure KID, too, which takes as long again on few pictures.
 
     Returns:
         A receipt: the metrics, warnings, and all that is needed to repeat them.
@@ -119,7 +121,7 @@ def distance(
         input1=_Pictures(samples.images),
         input2=_Pictures(reference.images),
         fid=True,
-        kid=True,
+        kid=kid,
         isc=inception,
         kid_subset_size=min(KID_SUBSET, fewest),
         isc_splits=min(10, len(samples.images)),
@@ -171,17 +173,19 @@ def distance_to(
 
         def measure(images: Tensor) -> float:
             painted = as_set(images, "painted")
-            result = distance(painted, originals, features=features, weights=weights, cache=Path(cache))
+            result = distance(painted, originals, features=features, weights=weights, cache=Path(cache), kid=False)
             return float(result["metrics"][metric])
 
         yield measure
 
 
 def _named(raw: dict[str, float], inception: bool) -> dict[str, float]:
-    fid, kid = raw["frechet_inception_distance"], raw["kernel_inception_distance_mean"]
-    if not inception:
-        return {"frechet_random_conv": fid, "kid_random_conv": kid}
-    return {"fid": fid, "kid": kid, "inception_score": raw["inception_score_mean"]}
+    names = {
+        "frechet_inception_distance": "fid" if inception else "frechet_random_conv",
+        "kernel_inception_distance_mean": "kid" if inception else "kid_random_conv",
+        "inception_score_mean": "inception_score",
+    }
+    return {name: raw[key] for key, name in names.items() if key in raw}
 
 
 def _warnings(fewest: int, inception: bool) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
@@ -50,6 +51,7 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
     if torch.cuda.is_available() and config.tf32:
         torch.set_float32_matmul_precision("high")
     precision = choose_precision(config.precision)
+    AcceleratorState._reset_state()  # a run before this one, in this process, may have had another precision
     engine = Accelerator(
         mixed_precision="bf16" if precision == "bf16" else "no",
         cpu=not torch.cuda.is_available(),

@@ -16,15 +16,15 @@ from svq.training.checkpoint import verify
 NAMES = sorted(p.name for p in PRETRAINED.iterdir() if p.is_dir())
 
 
-def test_the_default_is_there() -> None:
+def test_the_default_is_there_and_all_are_small() -> None:
     assert "openmoji-32" in NAMES
+    assert sum(p.stat().st_size for p in PRETRAINED.rglob("*")) < 16 * 2**20
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_is_whole_small_and_says_where_it_comes_from(name: str) -> None:
+def test_it_is_whole_and_says_where_it_comes_from(name: str) -> None:
     folder = PRETRAINED / name
     verify(folder)
-    assert sum(p.stat().st_size for p in folder.iterdir()) < 15 * 2**20
     run = json.loads((folder / "run.json").read_text())
     assert run["identity"].keys() >= {"model", "train", "data"}
     assert run["versions"]["torch"]
@@ -34,9 +34,10 @@ def test_it_is_whole_small_and_says_where_it_comes_from(name: str) -> None:
     assert "CC BY-SA 4.0" in card
 
 
-def test_it_paints_held_out_emoji_as_well_as_its_card_says() -> None:
-    tokenizer = StyledTokenizer.from_pretrained("openmoji-32")
-    images = open_images("openmoji", 32)
+@pytest.mark.parametrize("name", NAMES)
+def test_it_paints_held_out_emoji_as_well_as_its_card_says(name: str) -> None:
+    tokenizer = StyledTokenizer.from_pretrained(name)
+    images = open_images("openmoji", tokenizer.config.image_size)
     originals = to_float(images.batch(images.sample("val", 128)))
     codes = torch.cat([tokenizer.encode(part) for part in originals.split(64)])
     assert reconstruction_quality(tokenizer.decode, codes, originals).psnr > 20

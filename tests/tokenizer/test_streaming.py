@@ -69,6 +69,6 @@ def test_painted_files_are_the_tokenizers_pictures(tokenizer: StyledTokenizer, t
     assert [p.name for p in sorted(tmp_path.iterdir())] == [f"{i:06d}.png" for i in range(11)]
     for i in (0, 5, 10):
         start = i // 4 * 4
-        expected = to_uint8(tokenizer.decode(torch.from_numpy(codes[start : start + 4])))[i - start]
+        expected = to_uint8(tokenizer.decode(torch.from_numpy(codes[start : start + 4])))[i - start].cpu()
         written = np.asarray(Image.open(tmp_path / f"{i:06d}.png")).transpose(2, 0, 1)
         np.testing.assert_array_equal(written, expected)

@@ -48,6 +48,7 @@ class Settings(Config):
     rank_stops: int = 0  # which process
     quantizer: str = "fsq"
     normalize: str = "position"
+    dropout: float = 0.1
     train: TokenizerTrainConfig | GeneratorTrainConfig
 
 
@@ -97,7 +98,9 @@ def build(stage: str, settings: Settings, folder: Path) -> Task:
         captions=("",) * 40, classes=("a", "b"), codebook_size=1000, tokenizer=fingerprint(tokenizer), data="random",
         source="random",
     )  # fmt: skip
-    return GeneratorTask(GeneratorShape(width=32, depth=2, heads=2), settings.train, codes, tokenizer)
+    return GeneratorTask(
+        GeneratorShape(width=32, depth=2, heads=2, dropout=settings.dropout), settings.train, codes, tokenizer
+    )
 
 
 def run_in_child(environment: dict[str, str], words: list[str]) -> None:
@@ -134,7 +137,7 @@ def main(words: list[str]) -> None:
         sys.exit(RunStopped.EXIT_CODE)
     # What each process holds whole: of sharded weights, the codebooks and statistics.
     held = [t for t in tasks[0].model.state_dict().values() if not is_shared(t)]
-    mark = hashlib.sha256(b"".join(t.numpy().tobytes() for t in held)).hexdigest()
+    mark = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in held)).hexdigest()
     report = {"model": mark, "steps": taken}
     (Path(out) / f"process{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
 

@@ -48,6 +48,9 @@ TRAIN = TokenizerTrainConfig(
     optimizer=OptimizerConfig(name="muon"),
 )
 
+# A GPU adds up what falls on a code in an order of its own.
+EXACT_ON_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="VQ's codebook is exact to the bit on a CPU only")
+
 
 def run(config: TokenizerConfig, settings: TokenizerTrainConfig, pictures: ImageSet, out: Path) -> dict[str, float]:
     return start(TokenizerTask(config, settings, pictures), out)
@@ -76,7 +79,9 @@ def final(out: Path) -> dict[str, Tensor]:
     return {f"{f.name}:{name}": t.clone() for f in files for name, t in read_tensors(f).items()}
 
 
-@pytest.mark.parametrize("quantizer", [None, VQConfig(codebook_size=16)], ids=["fsq", "vq"])
+@pytest.mark.parametrize(
+    "quantizer", [None, pytest.param(VQConfig(codebook_size=16), marks=EXACT_ON_CPU)], ids=["fsq", "vq"]
+)
 @pytest.mark.parametrize("stopped_at", [16, 40, 64])  # continuous, during the ramp, quantized and with a critic
 def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     config: TokenizerConfig,
@@ -206,11 +211,17 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     run(config, TRAIN, pictures, tmp_path)
 
 
+def test_runs_in_one_process_may_differ_in_precision() -> None:
+    for precision in ("fp32", "bf16", "fp32"):
+        engine = start_engine(TrainConfig(precision=precision))
+        assert engine.mixed_precision == {"fp32": "no", "bf16": "bf16"}[precision]
+
+
 def test_micro_batches_change_no_loss_and_no_gradient(config: TokenizerConfig, pictures: ImageSet) -> None:
     config = config.model_copy(update={"normalize": "none"})  # whose statistics are those of a micro-batch
     gradients = []
     for micro_batch in (None, 3):
-        settings = TRAIN.model_copy(update={"micro_batch": micro_batch})
+        settings = TRAIN.model_copy(update={"micro_batch": micro_batch, "precision": "fp32", "tf32": False})
         task = TokenizerTask(config, settings, pictures)
         trainer = Trainer(task, settings, start_engine(settings))
         loss = trainer._backward(trainer.feed.next(), 0, 0.5)["loss"]
@@ -234,7 +245,7 @@ def test_the_largest_micro_batch_that_fits_is_found(
     task = Large(config, settings, pictures)
     before = {name: t.clone() for name, t in task.model.state_dict().items()}
     assert settle_micro_batch(task, settings, start_engine(settings), tmp_path).micro_batch == 2
-    assert all(torch.equal(t, before[name]) for name, t in task.model.state_dict().items())
+    assert all(torch.equal(t.cpu(), before[name]) for name, t in task.model.state_dict().items())
 
 
 def test_recomputed_activations_give_the_same_gradients(config: TokenizerConfig, pictures: ImageSet) -> None:
