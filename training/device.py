@@ -48,8 +48,8 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
     for name in config.trackers:
         if find_spec(name) is None:
             raise ConfigError(f"train.trackers: {name} is not installed; pip install {name}")
-    if torch.cuda.is_available() and config.tf32:
-        torch.set_float32_matmul_precision("high")
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     precision = choose_precision(config.precision)
     AcceleratorState._reset_state()  # a run before this one, in this process, may have had another precision
     engine = Accelerator(
