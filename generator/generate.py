@@ -29,7 +29,7 @@ from svq.training.device import choose_device
 
 SHOWN = 64
 # Fewer rows than about 16 go to other kernels, which sum in another order: a picture would depend on its batch, by
-# 1/255 in a pixel here and there. Smaller batches are filled up.
+# 1/255 in a pixel here and there. Smaller batches are filled up. (Seen on a CPU; a GPU may choose by other sizes.)
 SMALLEST_BATCH = 32
 
 

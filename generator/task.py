@@ -80,4 +80,5 @@ class GeneratorTask(Task):
     def illustrate(self, model: nn.Module, path: Path) -> None:
         """Draw samples; the same seeds each time."""
         assert isinstance(model, Generator)
-        save_grid(path, self.tokenizer.decode(model.sample(SHOWN, seed=0)))
+        device = next(model.parameters()).device
+        save_grid(path, self.tokenizer.to(device).decode(model.sample(SHOWN, seed=0)))

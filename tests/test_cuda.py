@@ -1,9 +1,11 @@
 """A GPU learns, writes and paints what a CPU does. Skipped where there is none: `pytest tests/test_cuda.py`."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,23 +44,34 @@ def run(stage: str, out: Path, folder: Path, *assignments: str, gpu: bool = True
         timeout=240,
         check=False,
     )
-    assert done.returncode in (0, 75), done.stderr[-3000:]
+    stopped = any(word.startswith("stop_at") for word in assignments)
+    assert done.returncode == (75 if stopped else 0), done.stderr[-3000:]
+    if not stopped:
+        assert report(out)["device"] == ("cuda" if gpu else "cpu")
     return out
 
 
+def report(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "process0.json").read_text())
+    return found
+
+
 def losses(out: Path) -> list[float]:
-    return [record["loss"] for record in read_log(out) if "loss" in record]
+    """Return the losses and the norms of the gradient that a run wrote down."""
+    return [record[name] for record in read_log(out) if "loss" in record for name in ("loss", "gradient_norm")]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_both_learn_the_same(stage: str, folder: Path, tmp_path: Path) -> None:
     on_cpu = run(stage, tmp_path / "cpu", folder, *STAGES[stage], gpu=False)
     exact = run(stage, tmp_path / "gpu", folder, *STAGES[stage], *EXACT)
-    assert losses(exact) == pytest.approx(losses(on_cpu), rel=5e-3)  # a code on an edge can fall either way
+    assert losses(exact) == pytest.approx(losses(on_cpu), rel=1e-2)  # a code on an edge can fall either way
     tf32 = run(stage, tmp_path / "tf32", folder, *STAGES[stage], "train.precision=fp32")
-    assert losses(tf32) == pytest.approx(losses(on_cpu), rel=1e-2)
+    assert losses(tf32) == pytest.approx(losses(on_cpu), rel=2e-2)
     bf16 = run(stage, tmp_path / "bf16", folder, *STAGES[stage])  # what `auto` takes
-    assert losses(bf16) == pytest.approx(losses(on_cpu), rel=3e-2)
+    assert losses(bf16) == pytest.approx(losses(on_cpu), rel=5e-2)
+    assert report(bf16)["precision"] == "bf16"
+    assert losses(bf16) != losses(exact)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -67,7 +80,9 @@ def test_a_run_goes_on_bit_for_bit(stage: str, precision: str, folder: Path, tmp
     options = (f"train.precision={precision}",)  # of FSQ; VQ's codebook is added up in no fixed order
     whole = run(stage, tmp_path / "whole", folder, *options)
     run(stage, tmp_path / "stopped", folder, *options, "stop_at=48")
-    assert_equal(whole, run(stage, tmp_path / "stopped", folder, *options))
+    resumed = run(stage, tmp_path / "stopped", folder, *options)
+    assert report(resumed)["steps"][0] > 0
+    assert_equal(whole, resumed)
 
 
 def test_recomputed_and_in_micro_batches(folder: Path, tmp_path: Path) -> None:

@@ -165,7 +165,8 @@ class SimVQ(Quantizer):
         return self.scale * latents
 
     def forward(self, latents: Tensor) -> Quantized:
-        return Quantized(*self.vq(self.continuous(latents)))
+        with torch.autocast(latents.device.type, enabled=False):  # codes in bf16 would not be those that decode
+            return Quantized(*self.vq(self.continuous(latents.float())))
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.indices_to_codes(codes)

@@ -138,7 +138,7 @@ class TokenizerTask(Task):
         Each process encodes its share of them.
         """
         quantizer = self.model.quantizer
-        if quantizer.started or (self.config.quantized_share(progress) == 0 and progress < 1):
+        if (self.config.quantized_share(progress) == 0 and progress < 1) or quantizer.started:
             return
         images = self.images.some("train", START_IMAGES).tensor_split(processes)[rank]
         device = next(self.model.parameters()).device

@@ -1,6 +1,9 @@
 """The hardware, chosen once: device, precision, processes; and the seeds of a run."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
@@ -8,13 +11,14 @@ from typing import TypeVar
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import nn
 
 from svq.errors import ConfigError
 from svq.training.config import TrainConfig
 
 Model = TypeVar("Model", bound=nn.Module)
+PATIENCE = timedelta(hours=6)  # of processes for the first one, which prepares data, evaluates and saves
 
 
 def choose_device() -> torch.device:
@@ -42,14 +46,18 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
         out: its folder, for trackers that write files; None starts no tracker.
 
     Raises:
-        ConfigError: a tracker is not installed, there are no processes to share the weights, or the batch cannot
-            be shared equally among them.
+        ConfigError: a tracker is not installed, there are fewer GPUs than processes, there are no processes to
+            share the weights, or the batch cannot be shared equally among them.
     """
     for name in config.trackers:
         if find_spec(name) is None:
             raise ConfigError(f"train.trackers: {name} is not installed; pip install {name}")
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    gpus, processes = torch.cuda.device_count(), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < gpus < processes:
+        raise ConfigError(
+            f"{processes} processes on a machine with {gpus} GPU(s); give --nproc {gpus}, or hide the GPUs with "
+            "CUDA_VISIBLE_DEVICES= to share the CPU"
+        )
     precision = choose_precision(config.precision)
     AcceleratorState._reset_state()  # a run before this one, in this process, may have had another precision
     engine = Accelerator(
@@ -61,7 +69,8 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
             DistributedDataParallelKwargs(
                 broadcast_buffers=False,  # ours are equal by construction: statistics and codebooks are reduced
                 find_unused_parameters=True,  # a quantizer's and a discriminator's, before their time has come
-            )
+            ),
+            InitProcessGroupKwargs(timeout=PATIENCE),
         ],
     )
     if config.shard and engine.num_processes == 1:
@@ -72,6 +81,19 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
             f"give a multiple of {engine.num_processes}"
         )
     return engine
+
+
+@contextmanager
+def products_in(tf32: bool) -> Iterator[None]:
+    """Let a GPU multiply fp32 matrices in TF32, or not, and leave it as it was."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def build_seeded(seed: int, build: Callable[[], Model]) -> Model:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from svq.training.config import TrainConfig
-from svq.training.device import start_engine
+from svq.training.device import products_in, start_engine
 from svq.training.micro import settle_micro_batch
 from svq.training.step import Trainer
 from svq.training.task import Task
@@ -24,13 +24,16 @@ def dry_run(build: Callable[[], Task], config: TrainConfig) -> dict[str, Any]:
     with engine.local_main_process_first():
         task = build()
     config = settle_micro_batch(task, config, engine, out=None)
+    on_gpu = engine.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()  # trials of a micro-batch may have filled it
     trainer = Trainer(task, config, engine)
     seconds = 0.0
-    for _ in range(2):
-        began = time.perf_counter()
-        trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())  # waits for a GPU
-        seconds = time.perf_counter() - began
-    on_gpu = engine.device.type == "cuda"
+    with products_in(config.tf32):
+        for _ in range(2):
+            began = time.perf_counter()
+            trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())  # waits for a GPU
+            seconds = time.perf_counter() - began
     memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rate = config.batch_size / seconds
     return {

@@ -29,11 +29,17 @@ def settle_micro_batch(task: Task, config: TrainConfig, engine: Accelerator, out
 
 
 def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
-    before = {name: t.clone() for name, t in task.model.state_dict().items()}
+    parts = [part for part in (task.model, task.critic) if part is not None]
+    before = [{name: t.clone() for name, t in part.state_dict().items()} for part in parts]
 
     def attempt(batch_size: int) -> int:
         trainer = Trainer(task, config.model_copy(update={"micro_batch": batch_size}), engine)
-        trainer.step(0, config.images, trainer.feed.next())
+        for optimizer in trainer.optimizers:
+            optimizer.zero_grad()  # of an attempt that did not fit
+        # The end of a run needs most: codes and a discriminator; and a second step, for then the optimizer's state
+        # is there while activations are.
+        for _ in range(2):
+            trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())
         return batch_size
 
     share = config.batch_size // engine.num_processes
@@ -43,6 +49,7 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
     except RuntimeError as error:
         raise TrainingError(f"not even one image at a time fits into memory: {error}") from error
     finally:
-        task.model.load_state_dict(before)
+        for part, state in zip(parts, before, strict=True):
+            part.load_state_dict(state)
         engine.free_memory()  # of the trials
     return min(gather_object([found])) if engine.num_processes > 1 else found

@@ -7,7 +7,7 @@ from typing import Any
 
 from svq.provenance import versions
 from svq.training.config import TrainConfig
-from svq.training.device import start_engine
+from svq.training.device import products_in, start_engine
 from svq.training.log import RunLog
 from svq.training.loop import train
 from svq.training.micro import settle_micro_batch
@@ -30,11 +30,12 @@ def train_run(
     engine = start_engine(config, out)
     with engine.local_main_process_first():  # the first one prepares the data, the others find it prepared
         task = build()
-    config = settle_micro_batch(task, config, engine, out)
-    if config.trackers:
-        engine.init_trackers(title, config.model_dump(mode="json", exclude={"optimizer", "trackers"}))
-    with RunLog(title, out, config.images, engine) as log:
-        metrics = train(task, config, out, log, engine, accept_changes)
+    with products_in(config.tf32):
+        config = settle_micro_batch(task, config, engine, out)
+        if config.trackers:
+            engine.init_trackers(title, config.model_dump(mode="json", exclude={"optimizer", "trackers"}))
+        with RunLog(title, out, config.images, engine) as log:
+            metrics = train(task, config, out, log, engine, accept_changes)
     engine.end_training()
     return {
         "out": out,

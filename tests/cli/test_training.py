@@ -18,7 +18,7 @@ TINY = [
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 def svq(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -132,13 +132,14 @@ def main(words: list[str]) -> None:
         return tasks[0]
 
     try:
-        train_run(stage, make, settings.train, Path(out))
+        result = train_run(stage, make, settings.train, Path(out))
     except RunStopped:
         sys.exit(RunStopped.EXIT_CODE)
     # What each process holds whole: of sharded weights, the codebooks and statistics.
     held = [t for t in tasks[0].model.state_dict().values() if not is_shared(t)]
     mark = hashlib.sha256(b"".join(t.cpu().numpy().tobytes() for t in held)).hexdigest()
-    report = {"model": mark, "steps": taken}
+    device = next(tasks[0].model.parameters()).device.type
+    report = {"model": mark, "steps": taken, "device": device, "precision": result["precision"]}
     (Path(out) / f"process{os.environ.get('RANK', '0')}.json").write_text(json.dumps(report))
 
 

@@ -22,6 +22,7 @@ from tests.training.runner import run_in_child, spoken
 RUNNER = Path(__file__).with_name("runner.py")
 FORKS = multiprocessing.get_context("forkserver")  # a start of Python and torch takes seconds, a fork does not
 FORKS.set_forkserver_preload(["tests.training.runner"])
+ON_CPU = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}  # several processes on one GPU is what NCCL refuses
 PLAIN = ("quantizer=vq", "train.optimizer.name=adamw")
 SHARDED = (*PLAIN, "train.recompute=true", "train.shard=true")  # as `seed` would
 MICRO = ("train.micro_batch=2",)  # half of a process's share
@@ -44,7 +45,7 @@ def launch(stage: str, out: Path, folder: Path, *assignments: str, processes: in
     workers = []
     for rank in range(processes):
         place = {**where, "RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        environment = {**os.environ, **place, "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, **place, **ON_CPU}
         words = [stage, str(out), str(folder), *assignments]
         workers.append(FORKS.Process(target=run_in_child, args=(environment, words), daemon=True))
         workers[-1].start()
@@ -83,7 +84,7 @@ def test_torchrun_starts_it(undisturbed: dict[str, Path], folder: Path, tmp_path
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, str(RUNNER), "tokenizer", str(tmp_path), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **ON_CPU},
         capture_output=True,
         text=True,
         timeout=240,
