@@ -55,7 +55,7 @@ class StyledTokenizer(nn.Module):
                 of them. False leaves the quantizer out altogether.
             keep: (B,) number of leading conditions that count (nested dropout); None keeps all. Pictures
                 painted from a prefix teach the decoder alone: their gradient does not reach the encoder,
-                which would learn to put everything into the first codes.
+                lest it learn to put everything into the first codes.
         """
         posterior = self.encoder(images)
         latents = self.norm(posterior.mean if eps is None else posterior.sample(eps))  # (B, 36, d)
