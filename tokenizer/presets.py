@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from svq.tokenizer.config import SimVQConfig, TokenizerConfig, TokenizerSettings, TokenizerTrainConfig
+from svq.tokenizer.config import TokenizerConfig, TokenizerSettings, TokenizerTrainConfig
 from svq.training.config import OptimizerConfig
 
 
@@ -18,7 +18,6 @@ def nano() -> TokenizerSettings:
         decoder_heads=3,
         plain_layers=1,
         mlp_ratio=2.0,
-        quantizer=SimVQConfig(),  # paints as well as FSQ, and a GPT reads and samples its codes better
     )
     train = TokenizerTrainConfig(
         images=40_000,
@@ -41,7 +40,6 @@ def tiny() -> TokenizerSettings:
         decoder_heads=4,
         plain_layers=2,
         mlp_ratio=4.0,
-        quantizer=SimVQConfig(),
     )
     train = TokenizerTrainConfig(
         images=1_000_000,

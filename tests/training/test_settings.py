@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from svq.errors import ConfigError
-from svq.tokenizer.config import SimVQConfig, TokenizerSettings, VQConfig
+from svq.tokenizer.config import FSQConfig, TokenizerSettings, VQConfig
 from svq.tokenizer.presets import PRESETS, nano
 from svq.training.device import start_engine
 from svq.training.settings import preset_named, resolve
@@ -24,7 +24,7 @@ def test_numbers_without_a_point_are_numbers() -> None:
 
 
 def test_another_quantizer_begins_with_its_own_defaults() -> None:
-    assert isinstance(nano().model.quantizer, SimVQConfig)
+    assert isinstance(nano().model.quantizer, FSQConfig)
     settings = resolve(nano(), assignments=["model.quantizer.kind=vq", "model.quantizer.codebook_size=64"])
     assert settings.model.quantizer == VQConfig(codebook_size=64)
 
@@ -44,7 +44,7 @@ def test_another_quantizer_begins_with_its_own_defaults() -> None:
         ("train.optimizer.betas=[0.9, 1.5]", "train.optimizer.betas.1: .* got 1.5"),
         ("train.seed=20251124172600", "train.seed: "),
         ("train.shard=true", "Muon works on whole matrices; with shard, set optimizer.name=adamw"),
-        ("model.quantizer.codebook_size=0", "greater than 0, got 0"),
+        ("model.quantizer.levels=[8, 2]", "greater than or equal to 3, got 2"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(assignment: str, message: str) -> None:
