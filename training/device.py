@@ -85,7 +85,10 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
 
 @contextmanager
 def products_in(tf32: bool) -> Iterator[None]:
-    """Let a GPU multiply fp32 matrices in TF32, or not, and leave it as it was."""
+    """Let a GPU multiply fp32 matrices in TF32, or not, and leave it as it was; a CPU is not asked."""
+    if not torch.cuda.is_available():
+        yield
+        return
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = tf32
