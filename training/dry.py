@@ -23,7 +23,8 @@ def dry_run(build: Callable[[], Task], config: TrainConfig) -> dict[str, Any]:
     engine = start_engine(config)
     with engine.local_main_process_first():
         task = build()
-    config = settle_micro_batch(task, config, engine, out=None)
+    with products_in(config.tf32):
+        config = settle_micro_batch(task, config, engine, out=None)
     on_gpu = engine.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()  # trials of a micro-batch may have filled it

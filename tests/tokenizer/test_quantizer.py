@@ -90,6 +90,15 @@ def test_fsq_rounds_its_continuous_side(config: TokenizerConfig) -> None:
     torch.testing.assert_close(quantizer(latents).latents, expected)
 
 
+def test_simvq_writes_the_same_codes_in_half_precision(config: TokenizerConfig) -> None:
+    quantizer, latents = built(SimVQConfig(codebook_size=1024, dim=8), config)
+    expected = quantizer(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = quantizer(latents)
+    assert torch.equal(found.codes, expected.codes)
+    torch.testing.assert_close(found.latents, expected.latents)
+
+
 def test_k_means_starts_the_cosine_codebook_on_real_clusters(config: TokenizerConfig) -> None:
     torch.manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(16, 8), dim=-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from svq.data import ImageSet
 from svq.data.imageset import to_float
-from svq.errors import CheckpointError, TrainingError
+from svq.errors import CheckpointError, ConfigError, TrainingError
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import (
     KMeansConfig,
@@ -217,6 +217,13 @@ def test_runs_in_one_process_may_differ_in_precision() -> None:
         assert engine.mixed_precision == {"fp32": "no", "bf16": "bf16"}[precision]
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes on a machine with 1 GPU"):
+        start_engine(TRAIN)
+
+
 def test_micro_batches_change_no_loss_and_no_gradient(config: TokenizerConfig, pictures: ImageSet) -> None:
     config = config.model_copy(update={"normalize": "none"})  # whose statistics are those of a micro-batch
     gradients = []
@@ -241,11 +248,14 @@ def test_the_largest_micro_batch_that_fits_is_found(
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return super().losses(batch, progress, draws)
 
-    settings = TRAIN.model_copy(update={"micro_batch": "auto"})
+    settings = TRAIN.model_copy(update={"micro_batch": "auto", "critic_weight": 0.1, "critic_width": 4})
     task = Large(config, settings, pictures)
+    assert task.critic is not None
     before = {name: t.clone() for name, t in task.model.state_dict().items()}
+    critic = {name: t.clone() for name, t in task.critic.state_dict().items()}
     assert settle_micro_batch(task, settings, start_engine(settings), tmp_path).micro_batch == 2
     assert all(torch.equal(t.cpu(), before[name]) for name, t in task.model.state_dict().items())
+    assert all(torch.equal(t.cpu(), critic[name]) for name, t in task.critic.state_dict().items())
 
 
 def test_recomputed_activations_give_the_same_gradients(config: TokenizerConfig, pictures: ImageSet) -> None:
