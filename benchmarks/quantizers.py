@@ -74,10 +74,12 @@ def main() -> None:
                     **STARTS[start],
                 }
                 settings = resolve(TOKENIZERS["nano"](), assignments=arguments.assignments, options=options)
-                made = trial(settings, arguments.data, out / "tokenizer")
-                generated = generator_on(made, seed, arguments.sequences, out / "generator")
+                made = trial(settings, arguments.data, out / "tokenizer", arguments.refine)
+                suffix = f"-refine-{arguments.refine}" if arguments.refine else ""  # of the same tokenizer
+                generated = generator_on(made, seed, arguments.sequences, out / f"generator{suffix}")
                 report = {"kind": kind, "start": start, "seed": seed, "images": arguments.images}
-                write_json(out / "result.json", {**report, **made.measured, **generated, "versions": versions()})
+                report |= {**made.measured, **generated, "versions": versions()}
+                write_json(out / f"result{suffix}.json", report)
 
 
 if __name__ == "__main__":

@@ -74,10 +74,11 @@ def main() -> None:
             run = train_run(name, lambda: task, settings.train, out)  # noqa: B023
             model = load_model(find(out), lambda _: build(settings.model)).eval().to(choose_device())  # noqa: B023
             originals = task.held_out
-            codes = torch.cat([model.encode(part) for part in originals.split(128)])
+            codes = torch.cat([model.encode(part, arguments.refine) for part in originals.split(128)])
             with distance_to(originals, "random-conv") as distance:
                 measured = measure_order(model.decode, codes, originals, distance)
-            save_prefixes(out / "prefixes.png", model.decode, codes, originals, (1, 2, 4, 8, 16, 24))
+            suffix = f"-refine-{arguments.refine}" if arguments.refine else ""  # of the same model
+            save_prefixes(out / f"prefixes{suffix}.png", model.decode, codes, originals, (1, 2, 4, 8, 16, 24))
             result = {
                 "model": name,
                 "seed": seed,
@@ -85,13 +86,14 @@ def main() -> None:
                 "device": model.device.type,
                 "precision": run["precision"],
                 "images": count,
+                "refine": arguments.refine,
                 "images_per_s": speed,
                 "seconds": run["seconds"],
                 **measured._asdict(),
             }
             minutes = arguments.minutes if arguments.images is None else None
             report = {"minutes": minutes, "set": arguments.assignments, "data": task.identity["data"]}
-            write_json(out / "result.json", {**report, **result, "versions": versions()})
+            write_json(out / f"result{suffix}.json", {**report, **result, "versions": versions()})
 
 
 if __name__ == "__main__":

@@ -34,11 +34,12 @@ def parser(description: str | None, out: str) -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--data", default="openmoji")
     made.add_argument("--set", dest="assignments", action="append", default=[])
+    made.add_argument("--refine", type=int, default=0, help="search so many steps for better codes")
     made.add_argument("--out", type=Path, default=Path(out))
     return made
 
 
-def trial(settings: TokenizerSettings, data: str, out: Path) -> Trial:
+def trial(settings: TokenizerSettings, data: str, out: Path, refine_steps: int = 0) -> Trial:
     """Train a tokenizer into the folder `out`, or find it trained there, and measure order and codebook.
 
     The order is that of held-out pictures, the use of the codebook that of all.
@@ -48,13 +49,14 @@ def trial(settings: TokenizerSettings, data: str, out: Path) -> Trial:
     run = train_run("tokenizer", lambda: task, settings.train, out)
     tokenizer = StyledTokenizer.from_pretrained(out).to(choose_device())
     with torch.no_grad():
-        held_out = torch.cat([tokenizer.encode(part) for part in task.held_out.split(128)])
+        held_out = torch.cat([tokenizer.encode(part, refine_steps) for part in task.held_out.split(128)])
     with distance_to(task.held_out, "random-conv") as distance:
         order = measure_order(tokenizer.decode, held_out, task.held_out, distance)
-    codes = tokenize(tokenizer, images)
+    codes = tokenize(tokenizer, images, refine_steps=refine_steps)
     use = codebook_use(torch.from_numpy(codes.codes.astype("int64")), codes.codebook_size)
     measured = {
         "data": images.fingerprint,
+        "refine": refine_steps,
         "seconds": run["seconds"],
         "device": tokenizer.device.type,
         "precision": run["precision"],

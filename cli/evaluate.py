@@ -66,7 +66,7 @@ class _Encoded(NamedTuple):
     receipt: dict[str, Any]
 
 
-def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], n: int) -> _Encoded:
+def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], n: int, refine: int) -> _Encoded:
     import torch
 
     from svq.data.imageset import to_float
@@ -83,10 +83,11 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
     if len(chosen) < 2:
         raise DataError(f"{data} has {len(chosen)} pictures in split '{split}'; 2 or more are needed, try --split all")
     with bar("encode", len(chosen)) as advance:
-        codes = tokenize(tokenizer, pictures, chosen, advance=advance)
+        codes = tokenize(tokenizer, pictures, chosen, refine_steps=refine, advance=advance)
     receipt = {
         "tokenizer": {"path": path, "fingerprint": codes.tokenizer},
         "data": {"source": data, "fingerprint": codes.data, "split": split, "count": len(chosen)},
+        "refine": refine,
         "versions": versions(),
     }
     rows, labels = torch.from_numpy(codes.codes.astype("int64")), torch.from_numpy(codes.labels)
@@ -166,6 +167,7 @@ def recon(
     data: options.Data = "openmoji",
     split: options.Split = "val",
     n: Count = 2048,
+    refine: options.RefineSteps = 0,
     vgg16: Annotated[
         Path | None, typer.Option("--vgg16", metavar="PATH", help="torchvision's file of VGG16 weights: adds LPIPS.")
     ] = None,
@@ -178,7 +180,7 @@ def recon(
     from svq.evaluation.reconstruction import reconstruction_quality
 
     perception = LPIPS(vgg16) if vgg16 is not None else None
-    with _distance(features, weights, lambda: _encode(tokenizer, data, split, n)) as (encoded, distance):
+    with _distance(features, weights, lambda: _encode(tokenizer, data, split, n, refine)) as (encoded, distance):
         quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, encoded.images, perception, distance)
     result = {**quality._asdict(), "features": features, **encoded.receipt}
     rows = {
@@ -199,6 +201,7 @@ def order(
     data: options.Data = "openmoji",
     split: options.Split = "val",
     n: Count = 512,
+    refine: options.RefineSteps = 0,
     features: SetFeatures = "none",
     weights: options.InceptionWeights = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for a plot and a strip.")] = None,
@@ -211,7 +214,7 @@ def order(
     from svq.training.log import bar
 
     check_folder(out)
-    with _distance(features, weights, lambda: _encode(tokenizer, data, split, n)) as (encoded, distance):
+    with _distance(features, weights, lambda: _encode(tokenizer, data, split, n, refine)) as (encoded, distance):
         decode, codes = encoded.tokenizer.decode, encoded.codes
         with bar("measure", 2 * codes.numel()) as advance:
             measured = measure_order(decode, codes, encoded.images, distance, advance)
@@ -236,6 +239,7 @@ def codebook(
     data: options.Data = "openmoji",
     split: options.Split = "all",
     n: Count = 10_000,
+    refine: options.RefineSteps = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for a plot.")] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -244,7 +248,7 @@ def codebook(
     from svq.evaluation.plots import plot_codebook
 
     check_folder(out)
-    encoded = _encode(tokenizer, data, split, n)
+    encoded = _encode(tokenizer, data, split, n, refine)
     size = encoded.tokenizer.quantizer.codebook_size
     use = codebook_use(encoded.codes, size, encoded.labels)
     result = {**use._asdict(), "codebook_size": size, **encoded.receipt}

@@ -69,6 +69,12 @@ TokenizerRun = Annotated[
     Path | None,
     typer.Option("--tokenizer", metavar="DIR", help="A run or checkpoint of a tokenizer.", show_default="the last run"),
 ]
+RefineSteps = Annotated[
+    int,
+    typer.Option(
+        "--refine", min=0, metavar="STEPS", help="Search so many steps for better codes than the encoder's, such as 20."
+    ),
+]
 GeneratorRun = Annotated[
     Path | None,
     typer.Option("--generator", metavar="DIR", help="A run or checkpoint of a generator.", show_default="the last run"),

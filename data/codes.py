@@ -39,6 +39,7 @@ class Codes:
         tokenizer: fingerprint of the tokenizer.
         data: fingerprint of the data set.
         source: the data set as the user named it.
+        refine_steps: how long each sentence was searched for; 0: as the encoder wrote it.
     """
 
     codes: NDArray[np.integer]
@@ -50,6 +51,7 @@ class Codes:
     tokenizer: str
     data: str
     source: str
+    refine_steps: int = 0
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -73,6 +75,7 @@ class Codes:
             "tokenizer": self.tokenizer,
             "data": self.data,
             "source": self.source,
+            "refine_steps": str(self.refine_steps),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_name(f".{path.name}.{os.getpid()}.writing")
@@ -121,4 +124,5 @@ def load_codes(path: Path) -> Codes:
         tokenizer=metadata["tokenizer"],
         data=metadata["data"],
         source=metadata["source"],
+        refine_steps=int(metadata.get("refine_steps", "0")),  # files from before it have none
     )

@@ -54,7 +54,7 @@ class GeneratorTask(Task):
         )
         self.model = build_seeded(train.seed, lambda: Generator(config))
         self.model_config = config.model_dump(mode="json")
-        self.identity = {"data": codes.data, "examples": self.size}
+        self.identity = {"data": codes.data, "examples": self.size, "refine_steps": codes.refine_steps or None}
         self.best = ("validation_nats", "min")
 
     def layers(self, model: nn.Module) -> list[nn.Module]:

@@ -12,6 +12,7 @@ from svq.tokenizer.decoder import StyledDecoder
 from svq.tokenizer.encoder import Encoder, Posterior
 from svq.tokenizer.layers import initialise
 from svq.tokenizer.quantizer import PositionNorm, build_quantizer
+from svq.tokenizer.refine import refine
 from svq.training.checkpoint import load_model, save_model
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # tokenizers that come with svq, by name
@@ -83,11 +84,16 @@ class StyledTokenizer(nn.Module):
         return self.quantizer(latents).latents if self.quantizer.started else self.quantizer.continuous(latents)
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, refine_steps: int = 0) -> Tensor:
         """Write pictures (B, 3, S, S) in [-1, 1] as codes (B, 36) int64, on the model's device.
 
+        Args:
+            images: the pictures.
+            refine_steps: search so many steps for better codes than the encoder's; see `svq.tokenizer.refine`.
+
         Raises:
-            UserError: the pictures have another shape or type, or the model is in training mode.
+            UserError: the pictures have another shape or type, the model is in training mode, or the steps are
+                negative.
             CheckpointError: the codebook was never started, because training ended before.
         """
         size = self.config.image_size
@@ -101,7 +107,13 @@ class StyledTokenizer(nn.Module):
             raise CheckpointError(
                 "this tokenizer has no codebook yet: its training ended before quantization began; go on training it"
             )
-        return self.quantizer(self.latents(images.to(self.device))).codes
+        if refine_steps < 0:
+            raise UserError(f"refine_steps must be 0 or more, got {refine_steps}")
+        images = images.to(self.device)
+        latents = self.latents(images)
+        if refine_steps:
+            return refine(self.decoder, self.quantizer, latents, images, refine_steps)
+        return self.quantizer(latents).codes
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

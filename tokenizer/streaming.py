@@ -9,6 +9,7 @@ import io
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,7 @@ def tokenize_stream(
     split: Literal["train", "val", "all"] = "all",
     batch_size: int = BATCH,
     workers: int | None = None,
+    refine_steps: int = 0,
     advance: Advance = nothing,
 ) -> tuple[Codes, list[str]]:
     """Write the pictures of entries as codes, without preparing a data set first.
@@ -48,6 +50,7 @@ def tokenize_stream(
         split: which of them.
         batch_size: pictures at a time.
         workers: threads that read and decode; as many as there are cores, if None.
+        refine_steps: search so many steps for better codes than the encoder's.
         advance: called with the number of pictures done since the last call.
 
     Returns:
@@ -69,7 +72,8 @@ def tokenize_stream(
         wanted = [one for one in batch if one.pixels is not None and split in ("all", one.split)]
         if wanted:
             pixels = np.stack([one.pixels for one in wanted if one.pixels is not None])  # (B, 3, S, S)
-            parts.append(tokenizer.encode(to_float(torch.from_numpy(pixels).to(device))).cpu().numpy())
+            images = to_float(torch.from_numpy(pixels).to(device))
+            parts.append(tokenizer.encode(images, refine_steps).cpu().numpy())
             for one, picture in zip(wanted, pixels, strict=True):
                 content.update(f"{one.entry.key}|{one.entry.label}|{one.split}|".encode(errors="surrogateescape"))
                 content.update(picture.tobytes())
@@ -79,7 +83,8 @@ def tokenize_stream(
         reason = f"; the first problem: {skipped[0]}" if skipped else ""
         raise DataError(f"no readable picture in split '{split}' of {source}{reason}")
     size = tokenizer.quantizer.codebook_size
-    return _collect(kept, np.concatenate(parts), size, mark, content.hexdigest(), source), skipped
+    codes = _collect(kept, np.concatenate(parts), size, mark, content.hexdigest(), source)
+    return replace(codes, refine_steps=refine_steps), skipped
 
 
 def _collect(

@@ -16,6 +16,7 @@ def tokenize(
     images: ImageSet,
     chosen: NDArray[np.int64] | None = None,
     batch_size: int = 128,
+    refine_steps: int = 0,
     advance: Advance = nothing,
 ) -> Codes:
     """Write a set of pictures as codes.
@@ -25,6 +26,7 @@ def tokenize(
         images: pictures of the tokenizer's size.
         chosen: positions of those to write; None writes all.
         batch_size: pictures at a time.
+        refine_steps: search so many steps for better codes than the encoder's.
         advance: called with the number of pictures done since the last call.
 
     Raises:
@@ -40,7 +42,7 @@ def tokenize(
     parts = []
     for start in range(0, len(chosen), batch_size):
         batch = images.batch(chosen[start : start + batch_size])
-        parts.append(tokenizer.encode(to_float(batch.to(device))).cpu().numpy())
+        parts.append(tokenizer.encode(to_float(batch.to(device)), refine_steps).cpu().numpy())
         advance(len(batch))
     return Codes(
         codes=np.concatenate(parts),
@@ -52,4 +54,5 @@ def tokenize(
         tokenizer=mark,
         data=images.fingerprint,
         source=images.name,
+        refine_steps=refine_steps,
     )

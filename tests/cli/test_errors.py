@@ -13,6 +13,7 @@ MISTAKES = {
     "tokenizer train --images many": "expected a whole number above 0 such as 3000, 200k or 1.5M, got 'many'",
     "tokenizer train --images inf": "expected a whole number above 0 such as 3000, 200k or 1.5M, got 'inf'",
     "tokenizer train --out /dev/null": "'/dev/null' cannot be a folder of its own",
+    "tokenize --refine -1": "--refine",
     "tokenize --out .": "'.' cannot be a file",
     "generate --out .": "'.' cannot be a folder of its own",
     "data info --sheet sheet": "'sheet' must end in .png",
