@@ -8,6 +8,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from svq.cli.app import app
+from svq.data.codes import load_codes
 
 FILES = (
     "report.html",
@@ -70,7 +71,8 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert svq(f"eval recon --tokenizer e --data {folder}")["psnr"] == pytest.approx(recon["psnr"], abs=0.05)
     written = svq(f"tokenize --data {folder} --out c.safetensors")
     assert written["count"] == 64
-    streamed = svq(f"tokenize --data {folder} --stream --out s.safetensors")
+    streamed = svq(f"tokenize --data {folder} --stream --refine 1 --out s.safetensors")
+    assert load_codes(Path("s.safetensors")).refine_steps == streamed["refine"] == 1
     assert (streamed["count"], streamed["skipped"]) == (64, [])
     assert svq("paint --codes c.safetensors --tokenizer t --first 4 --out painted")["count"] == 64
     assert len(list(Path("painted").glob("*.png"))) == 64

@@ -1,6 +1,7 @@
 """A folder of new pictures, and stage two's training step."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.tokenize import tokenize
 from svq.training.checkpoint import fingerprint
+from svq.training.state import differences
 from tests.steps import draws
 
 
@@ -124,6 +126,14 @@ def test_stage_two_never_trains_on_held_out_pictures(codes: Codes, tokenizer: St
     assert task.size == int((~codes.validation).sum())
     shown, _ = task.batch(torch.arange(task.size))
     assert torch.equal(shown, torch.from_numpy(codes.codes[~codes.validation].astype(np.int64)))
+
+
+def test_a_run_does_not_go_on_with_codes_that_were_searched_for_otherwise(
+    codes: Codes, tokenizer: StyledTokenizer
+) -> None:
+    shape, train = GeneratorShape(width=32, depth=1, heads=2), GeneratorTrainConfig()
+    one, other = (GeneratorTask(shape, train, replace(codes, refine_steps=n), tokenizer).identity for n in (0, 5))
+    assert differences(one, other) == ["refine_steps: None -> 5"]
 
 
 def test_some_conditions_are_dropped(codes: Codes, tokenizer: StyledTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
