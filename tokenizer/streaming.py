@@ -24,6 +24,7 @@ from svq.data.imageset import Advance, nothing, to_float, to_uint8
 from svq.data.stream import Streamed, stream
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
+from svq.tokenizer.refine import AT_ONCE
 from svq.training.checkpoint import fingerprint
 from svq.training.device import choose_device
 
@@ -61,6 +62,7 @@ def tokenize_stream(
         DataError: no picture can be read.
         CheckpointError: the tokenizer has no codebook.
     """
+    batch_size = min(batch_size, AT_ONCE) if refine_steps else batch_size  # slow: show every step forward
     mark, device = fingerprint(tokenizer), choose_device()
     tokenizer.to(device)
     kept: list[Streamed] = []
