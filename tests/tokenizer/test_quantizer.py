@@ -3,24 +3,9 @@
 import pytest
 import torch
 
-from svq.tokenizer.config import (
-    FSQConfig,
-    KMeansConfig,
-    LFQConfig,
-    QuantizerConfig,
-    SimVQConfig,
-    TokenizerConfig,
-    VQConfig,
-)
+from svq.tokenizer.config import FSQConfig, KMeansConfig, QuantizerConfig, SimVQConfig, TokenizerConfig, VQConfig
 from svq.tokenizer.quantizer import FSQ, CosineVQ, KMeans, PositionNorm, Quantizer, SimVQ, build_quantizer
-
-KINDS = [
-    VQConfig(codebook_size=32, dim=4),
-    FSQConfig(levels=(8, 5, 4)),
-    SimVQConfig(codebook_size=32, dim=4),
-    LFQConfig(bits=5),
-    KMeansConfig(codebook_size=32, dim=4),
-]
+from tests.tokenizer.kinds import KINDS
 
 
 def built(kind: QuantizerConfig, config: TokenizerConfig) -> tuple[Quantizer, torch.Tensor]:

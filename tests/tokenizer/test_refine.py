@@ -8,17 +8,8 @@ from svq.data import ImageSet
 from svq.data.imageset import to_float
 from svq.errors import UserError
 from svq.tokenizer import StyledTokenizer
-from svq.tokenizer.config import (
-    FSQConfig,
-    KMeansConfig,
-    LFQConfig,
-    QuantizerConfig,
-    SimVQConfig,
-    TokenizerConfig,
-    VQConfig,
-)
-
-KINDS = [FSQConfig(), VQConfig(codebook_size=32), SimVQConfig(), LFQConfig(), KMeansConfig(codebook_size=32)]
+from svq.tokenizer.config import QuantizerConfig, TokenizerConfig, VQConfig
+from tests.tokenizer.kinds import KINDS
 
 
 @pytest.fixture
