@@ -9,7 +9,7 @@ from svq.cli import caption, fetch, options
 from svq.cli.output import check_file, show
 from svq.cli.source import open_packed, open_source
 
-app = typer.Typer(help="Data sets: import, pack, verify, info.", no_args_is_help=True)
+app = typer.Typer(help="Data sets: import, info, pack, verify, caption, fetch.", no_args_is_help=True)
 app.command(epilog=caption.EXAMPLES)(caption.caption)
 app.command(epilog=fetch.EXAMPLES)(fetch.fetch)
 

@@ -26,7 +26,7 @@ FID_EXAMPLES = """
 
 [cyan]svq eval fid[/cyan] — the last samples against OpenMoji
 
-[cyan]svq eval fid --samples runs/samples --reference photos/ --weights pt_inception-2015-12-05-6726825d.pth[/cyan]
+[cyan]svq eval fid --samples runs/samples --reference photos/ --weights weights-inception-2015-12-05-6726825d.pth[/cyan]
 
 [cyan]svq eval fid --features random-conv --json[/cyan]
 """
@@ -42,7 +42,7 @@ RECON_EXAMPLES = """
 
 [cyan]svq eval recon --tokenizer runs/photos --data photos/ --split val --json[/cyan]
 
-[cyan]svq eval recon --features inception --weights pt_inception-2015-12-05-6726825d.pth[/cyan] — rFID
+[cyan]svq eval recon --features inception --weights weights-inception-2015-12-05-6726825d.pth[/cyan] — rFID
 """
 CODEBOOK_EXAMPLES = """
 [bold]Examples[/bold]

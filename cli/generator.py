@@ -33,7 +33,7 @@ def train(
         Path | None, typer.Option("--codes", metavar="FILE", help="A file of codes.", show_default="the last one")
     ] = None,
     tokenizer: options.TokenizerRun = None,
-    preset: options.Preset = "nano",
+    preset: options.GeneratorPreset = "nano",
     images: options.Images = None,
     batch_size: options.BatchSize = None,
     seed: options.Seed = None,

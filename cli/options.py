@@ -23,6 +23,9 @@ def count(text: str | int) -> int:
 
 Data = Annotated[str, typer.Option("--data", help=SOURCE, show_default=True)]
 Preset = Annotated[str, typer.Option("--preset", help="nano (32 px), tiny (64), small (128), base or seed (256).")]
+GeneratorPreset = Annotated[
+    str, typer.Option("--preset", help="nano, tiny, small, base or seed: what goes with the tokenizer's of that name.")
+]
 Images = Annotated[
     int | None,
     typer.Option("--images", parser=count, metavar="COUNT", help="Images to see, with repeats: 200k, 1.5M."),
@@ -52,7 +55,7 @@ Loader = Annotated[
     typer.Option("--loader", help="What reads a packed set; auto: prepared once if small."),
 ]
 Processes = Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one for each GPU.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Take a step, say what a run would need, write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Take two steps, say what a run would need, write nothing.")]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on with a run although its settings or data have changed.")
 ]
@@ -67,7 +70,12 @@ Assignments = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout; all else goes to stderr.")]
 TokenizerRun = Annotated[
     Path | None,
-    typer.Option("--tokenizer", metavar="DIR", help="A run or checkpoint of a tokenizer.", show_default="the last run"),
+    typer.Option(
+        "--tokenizer",
+        metavar="DIR",
+        help="A run, a checkpoint or an exported folder; or openmoji-32 or openmoji-64, which come with svq.",
+        show_default="the last run, else openmoji-32",
+    ),
 ]
 RefineSteps = Annotated[
     int,

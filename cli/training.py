@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from svq.cli.output import show
@@ -59,6 +60,6 @@ def show_dry(build: Callable[[], "Task"], config: "TrainConfig", as_json: bool) 
         "batch": f"{result['batch_size']} images, {result['micro_batch']} at a time in a process",
         "memory": f"{result['memory'] / 2**30:.2f} GiB at most",
         "speed": f"{result['images_per_s']:.0f} images/s",
-        "a run takes": f"{result['seconds'] / 60:.0f} minutes for {config.images:,} images",
+        "a run takes": f"{timedelta(seconds=round(result['seconds']))} (h:mm:ss) for {config.images:,} images",
     }
     show(result, rows, as_json)

@@ -29,7 +29,7 @@ def nano() -> TokenizerSettings:
 
 
 def tiny() -> TokenizerSettings:
-    """64 px: an hour or a night on a CPU."""
+    """64 px: half an hour on a GPU, a day or more on two CPU cores."""
     model = TokenizerConfig(
         image_size=64,
         patch_size=8,
