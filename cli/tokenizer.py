@@ -177,19 +177,15 @@ def paint(
     out: Annotated[Path, typer.Option("--out", help="Folder for the pictures.")] = Path("runs/painted"),
     as_json: options.Json = False,
 ) -> None:
-    """Paint a file of codes: a PNG file for each, numbered."""
+    """Paint a file of codes: numbered PNG files, a grid, and a record of where they came from."""
     from svq.data.codes import load_codes
-    from svq.errors import CheckpointError
     from svq.tokenizer import StyledTokenizer
-    from svq.tokenizer.streaming import paint_stream
-    from svq.training.checkpoint import fingerprint
+    from svq.tokenizer.painting import paint_codes
     from svq.training.log import bar
 
     check_folder(out)
     sentences = load_codes(last("codes", codes))
     model = StyledTokenizer.from_pretrained(last("tokenizer", tokenizer))
-    if sentences.tokenizer != fingerprint(model):
-        raise CheckpointError("these codes were written by another tokenizer; name theirs with --tokenizer")
     with bar("paint", len(sentences)) as advance:
-        paint_stream(model, sentences.codes[:, :first], out, advance=advance)
-    show({"out": out, "count": len(sentences)}, {"pictures": f"{len(sentences):,} in {out}"}, as_json)
+        record = paint_codes(model, sentences, out, first, advance=advance)
+    show({"out": out, **record}, {"pictures": f"{len(sentences):,} in {out / 'images'}"}, as_json)

@@ -57,7 +57,11 @@ class Codes:
         return len(self.codes)
 
     def save(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written, to a full disk for one.
+        """
         encoded = [caption.encode() for caption in self.captions]
         tensors = {
             "codes": self.codes.astype(np.uint16 if self.codebook_size <= 2**16 else np.uint32),
@@ -79,8 +83,13 @@ class Codes:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         work = path.with_name(f".{path.name}.{os.getpid()}.writing")
-        save_file(tensors, work, metadata)
-        work.rename(path)
+        try:
+            save_file(tensors, work, metadata)
+            work.rename(path)
+        except SafetensorError as error:  # what a full disk is called there
+            raise OSError(f"{path} cannot be written: {error}") from error
+        finally:
+            work.unlink(missing_ok=True)
 
 
 def _digest(tensors: dict[str, NDArray[Any]]) -> str:

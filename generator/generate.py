@@ -1,33 +1,25 @@
-"""From two checkpoints to a folder of new pictures.
+"""From two checkpoints to a folder of new pictures (its layout: `svq.tokenizer.painting`).
 
-images/000000.png ...   one file for each picture, named by its number
-grid.png                the first 64 of them
-samples.json            seed, sampling, fingerprints, configurations and versions: all that repeats them
+``samples.json`` holds seed, sampling, fingerprints, configurations and versions: all that repeats them.
 """
 
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from svq.data.imageset import Advance, nothing, to_float, to_uint8
-from svq.data.sources import GENERATED
+from svq.data.imageset import Advance, nothing, to_uint8
 from svq.errors import CheckpointError, UserError, nearest
-from svq.evaluation.pictures import save_grid
 from svq.generator.config import SamplingConfig
 from svq.generator.model import Generator
 from svq.provenance import versions
 from svq.tokenizer.model import StyledTokenizer
-from svq.training.checkpoint import fingerprint, replace
+from svq.tokenizer.painting import new_folder, write_pictures
+from svq.training.checkpoint import fingerprint
 from svq.training.device import choose_device
 
-SHOWN = 64
 # Fewer rows than about 16 go to other kernels, which sum in another order: a picture would depend on its batch, by
 # 1/255 in a pixel here and there. Smaller batches are filled up. (Seen on a CPU; a GPU may choose by other sizes.)
 SMALLEST_BATCH = 32
@@ -98,44 +90,28 @@ def generate(
         CheckpointError: the generator and the tokenizer do not belong together.
     """
     sampling = sampling or SamplingConfig()
-    if out.exists() and not {p.name for p in out.iterdir()} <= {"images", "grid.png", GENERATED}:
-        raise UserError(f"{out} holds other files, which would be lost; give another --out")
     marks = {"tokenizer": fingerprint(tokenizer), "generator": fingerprint(generator)}
     if generator.config.tokenizer != marks["tokenizer"]:
         raise CheckpointError(
             "this generator was trained on the codes of another tokenizer; name theirs with --tokenizer"
         )
     label_of(generator, sampling.class_name)  # an unknown class is found before anything is written
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))  # its own, should two write at once
-    try:
-        work.chmod(0o755)
-        (work / "images").mkdir()
-        written, shown = 0, []
-        for _, images in paint(generator, tokenizer, n, seed, sampling, batch_size):
-            for image in images:
-                Image.fromarray(image.permute(1, 2, 0).numpy()).save(work / "images" / f"{written:06d}.png")
-                written += 1
-            shown.append(images[: max(0, SHOWN - written + len(images))])
-            advance(len(images))
-        save_grid(work / "grid.png", to_float(torch.cat(shown)))
-        record = {
-            "count": n,
-            "seed": seed,
-            "sampling": sampling.model_dump(mode="json"),
-            "image_size": tokenizer.config.image_size,
-            "tokenizer": {
-                "fingerprint": marks["tokenizer"],
-                "config": tokenizer.config.model_dump(mode="json"),
-            },
-            "generator": {
-                "fingerprint": marks["generator"],
-                "config": generator.config.model_dump(mode="json"),
-            },
-            "versions": versions(),
-        }
-        (work / GENERATED).write_text(json.dumps(record, indent=1))
-        replace(out, work)
-        return record
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    record = {
+        "count": n,
+        "seed": seed,
+        "sampling": sampling.model_dump(mode="json"),
+        "image_size": tokenizer.config.image_size,
+        "tokenizer": {
+            "fingerprint": marks["tokenizer"],
+            "config": tokenizer.config.model_dump(mode="json"),
+        },
+        "generator": {
+            "fingerprint": marks["generator"],
+            "config": generator.config.model_dump(mode="json"),
+        },
+        "versions": versions(),
+    }
+    with new_folder(out) as work:
+        pictures = (images for _, images in paint(generator, tokenizer, n, seed, sampling, batch_size))
+        write_pictures(work, pictures, record, advance)
+    return record

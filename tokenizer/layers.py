@@ -23,7 +23,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, d = x.shape
-        q, k, v = (t.view(b, n, self.heads, -1).transpose(1, 2) for t in self.qkv(x).chunk(3, dim=-1))  # (B, h, N, D/h)
+        parts = self.qkv(x).chunk(3, dim=-1)  # 3 x (B, N, D)
+        q, k, v = (t.view(b, n, self.heads, d // self.heads).transpose(1, 2) for t in parts)  # 3 x (B, h, N, D/h)
         x = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, D/h)
         return self.out(x.transpose(1, 2).reshape(b, n, d))  # (B, N, D)
 

@@ -109,9 +109,9 @@ class StyledTokenizer(nn.Module):
             )
         if refine_steps < 0:
             raise UserError(f"refine_steps must be 0 or more, got {refine_steps}")
-        images = images.to(self.device)
+        images = images.to(self.device, self.decoder.null.dtype)
         latents = self.latents(images)
-        if refine_steps:
+        if refine_steps and len(images):
             return refine(self.decoder, self.quantizer, latents, images, refine_steps)
         return self.quantizer(latents).codes
 
@@ -127,10 +127,10 @@ class StyledTokenizer(nn.Module):
                 f"expected integer codes of shape (B, k <= {self.config.tokens}), "
                 f"got {codes.dtype} {tuple(codes.shape)}"
             )
-        size = self.quantizer.codebook_size
+        size, codes = self.quantizer.codebook_size, codes.long()  # torch has no minimum of uint16
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
             raise UserError(f"codes must lie in [0, {size}), got {int(codes.min())} to {int(codes.max())}")
-        return self.decoder(self.quantizer.lookup(codes.to(self.device).long())).clamp(-1, 1)
+        return self.decoder(self.quantizer.lookup(codes.to(self.device))).clamp(-1, 1)
 
     @property
     def device(self) -> torch.device:

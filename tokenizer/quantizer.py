@@ -16,6 +16,7 @@ import vector_quantize_pytorch as vqp
 from torch import Tensor, nn
 from torch.distributed._functional_collectives import all_reduce  # as the public one's warning says
 
+from svq.errors import TrainingError
 from svq.tokenizer.config import FSQConfig, KMeansConfig, LFQConfig, SimVQConfig, TokenizerConfig, VQConfig
 
 
@@ -30,7 +31,10 @@ class Quantized(NamedTuple):
 class PositionNorm(nn.Module):
     """Each (position, channel) to mean 0 and variance 1: batch norm without affine (arXiv:1502.03167).
 
-    In a run of several processes the statistics are those of the whole batch.
+    In a run of several processes the statistics are those of all they see at a time.
+
+    Raises:
+        TrainingError: a single picture, in training; it has no variance.
     """
 
     def __init__(self, tokens: int, dim: int) -> None:
@@ -41,6 +45,11 @@ class PositionNorm(nn.Module):
         x = z.flatten(1).float()  # (B, 36 d); statistics in bf16 would be too coarse
         if self.training and torch.distributed.is_initialized():
             return self._over_processes(x).view_as(z)  # (B, 36, d)
+        if self.training and len(x) == 1:
+            raise TrainingError(
+                "latents are normalised over the pictures that are seen at a time, and this was a single one; give "
+                "another train.batch_size or train.micro_batch, such that 2 or more are left for every part of a batch"
+            )
         return self.norm(x).view_as(z)  # (B, 36, d)
 
     def _over_processes(self, x: Tensor) -> Tensor:

@@ -1,26 +1,20 @@
-"""Pictures to codes and codes to pictures, file by file, as a stream.
+"""Pictures to codes, file by file, as a stream.
 
-What is special: reading and decoding overlap with the model at work, and so does encoding and writing. Neither
-way holds more than a few batches.
+What is special: reading and decoding overlap with the model at work, and no more than a few batches are held.
 """
 
 import hashlib
-import io
-from collections import deque
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from svq.data.codes import Codes
 from svq.data.entries import Entry
-from svq.data.imageset import Advance, nothing, to_float, to_uint8
+from svq.data.imageset import Advance, nothing, to_float
 from svq.data.stream import Streamed, stream
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
@@ -29,7 +23,6 @@ from svq.training.checkpoint import fingerprint
 from svq.training.device import choose_device
 
 BATCH = 128
-WRITERS = 2
 
 
 def tokenize_stream(
@@ -106,37 +99,3 @@ def _collect(
         data=data,
         source=source,
     )
-
-
-def paint_stream(
-    tokenizer: StyledTokenizer,
-    codes: NDArray[np.integer],
-    folder: Path,
-    batch_size: int = BATCH,
-    advance: Advance = nothing,
-) -> None:
-    """Paint codes (N, k) as ``000000.png``, ``000001.png``, ... in a folder.
-
-    Threads encode and write the pictures of one batch while the next one is painted.
-    """
-    device = choose_device()
-    tokenizer.to(device)
-    folder.mkdir(parents=True, exist_ok=True)
-    writing: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(WRITERS, "paint") as pool:
-        for start in range(0, len(codes), batch_size):
-            rows = torch.from_numpy(codes[start : start + batch_size].astype(np.int64))
-            pictures = to_uint8(tokenizer.decode(rows.to(device))).cpu().numpy()
-            for i, picture in enumerate(pictures, start):
-                writing.append(pool.submit(_write, picture, folder / f"{i:06d}.png"))
-            while len(writing) > 2 * batch_size:
-                writing.popleft().result()
-            advance(len(rows))
-        for future in writing:
-            future.result()
-
-
-def _write(picture: NDArray[np.uint8], path: Path) -> None:
-    png = io.BytesIO()
-    Image.fromarray(picture.transpose(1, 2, 0)).save(png, "PNG")
-    path.write_bytes(png.getvalue())

@@ -1,5 +1,6 @@
 """The file of codes."""
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,16 @@ def test_everything_comes_back(tmp_path: Path, size: int, kind: type) -> None:
     assert loaded.codes.dtype == kind
     for name, value in vars(codes).items():
         np.testing.assert_array_equal(getattr(loaded, name), value, err_msg=name)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))  # as if the disk were full
+    try:
+        with pytest.raises(OSError, match=r"c\.safetensors cannot be written"):
+            example().save(tmp_path / "c.safetensors")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [b"", b"no", b"\xff" * 100])

@@ -50,6 +50,25 @@ def test_pictures_of_another_size_are_refused(tokenizer: StyledTokenizer) -> Non
         tokenizer.encode(torch.zeros(1, 3, 32, 32))
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_pictures_of_any_floating_type_are_taken(tokenizer: StyledTokenizer, kind: torch.dtype) -> None:
+    images = (torch.rand(2, 3, 16, 16) * 2 - 1).half()
+    assert torch.equal(tokenizer.encode(images.to(kind)), tokenizer.encode(images.float()))
+
+
+def test_codes_of_any_integer_type_are_taken(tokenizer: StyledTokenizer) -> None:
+    codes = torch.randint(1000, (2, 8))
+    for kind in (torch.uint16, torch.int32):
+        assert torch.equal(tokenizer.decode(codes.to(kind)), tokenizer.decode(codes))
+
+
+@pytest.mark.parametrize("refine_steps", [0, 2])
+def test_no_pictures_are_no_codes(tokenizer: StyledTokenizer, refine_steps: int) -> None:
+    codes = tokenizer.encode(torch.zeros(0, 3, 16, 16), refine_steps)
+    assert codes.shape == (0, 8)
+    assert tokenizer.decode(codes).shape == (0, 3, 16, 16)
+
+
 def test_bytes_and_training_mode_are_refused(tokenizer: StyledTokenizer) -> None:
     with pytest.raises(UserError, match=r"got torch.uint8; map bytes"):
         tokenizer.encode(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))

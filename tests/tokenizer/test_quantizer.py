@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from svq.errors import TrainingError
 from svq.tokenizer.config import FSQConfig, KMeansConfig, QuantizerConfig, SimVQConfig, TokenizerConfig, VQConfig
 from svq.tokenizer.quantizer import FSQ, CosineVQ, KMeans, PositionNorm, Quantizer, SimVQ, build_quantizer
 from tests.tokenizer.kinds import KINDS
@@ -114,6 +115,13 @@ def test_k_means_freezes_its_codebook(config: TokenizerConfig) -> None:
     before = quantizer.lookup(codes)
     quantizer.train()(latents + 3)
     torch.testing.assert_close(quantizer.lookup(codes), before, rtol=0, atol=0)
+
+
+def test_a_single_picture_in_training_is_refused() -> None:
+    norm = PositionNorm(tokens=4, dim=2)
+    with pytest.raises(TrainingError, match=r"a single one; give another train\.batch_size or train\.micro_batch"):
+        norm(torch.randn(1, 4, 2))
+    assert norm.eval()(torch.randn(1, 4, 2)).shape == (1, 4, 2)
 
 
 def test_position_norm_normalises_each_position_by_itself() -> None:

@@ -1,4 +1,4 @@
-"""Codes from a stream of files are those of the prepared set, and painted codes are those of the tokenizer."""
+"""Codes from a stream of files are those of the prepared set."""
 
 from pathlib import Path
 
@@ -8,12 +8,11 @@ import torch
 from PIL import Image
 
 from svq.data import ImageSet
-from svq.data.imageset import to_uint8
 from svq.data.sources import list_pictures
 from svq.errors import DataError
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
-from svq.tokenizer.streaming import paint_stream, tokenize_stream
+from svq.tokenizer.streaming import tokenize_stream
 from svq.tokenizer.tokenize import tokenize
 
 
@@ -64,14 +63,3 @@ def test_the_fingerprint_of_a_stream_is_that_of_its_content(tokenizer: StyledTok
         Image.new("RGB", (20, 20), colour).save(tmp_path / "a.png")
         marks.append(tokenize_stream(tokenizer, list_pictures(str(tmp_path)), "x")[0].data)
     assert marks[0] == marks[1] != marks[2]
-
-
-def test_painted_files_are_the_tokenizers_pictures(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
-    codes = np.random.default_rng(0).integers(0, 1000, (11, 3))
-    paint_stream(tokenizer, codes, tmp_path, batch_size=4)
-    assert [p.name for p in sorted(tmp_path.iterdir())] == [f"{i:06d}.png" for i in range(11)]
-    for i in (0, 5, 10):
-        start = i // 4 * 4
-        expected = to_uint8(tokenizer.decode(torch.from_numpy(codes[start : start + 4])))[i - start].cpu()
-        written = np.asarray(Image.open(tmp_path / f"{i:06d}.png")).transpose(2, 0, 1)
-        np.testing.assert_array_equal(written, expected)
