@@ -2,7 +2,7 @@
 
 What is special: the file grows by whole lines in the order of the pictures, whatever the number of processes,
 so that a stopped run goes on behind its last whole line. Each line repeats the picture's path and names who
-captioned it; a file begun with another model or on other pictures is recognised and refused.
+captioned it; a file begun with another model or on other pictures is recognised, refused, and left as it is.
 """
 
 import fcntl
@@ -70,7 +70,7 @@ def write_captions(
     with open(begun, "a+b") as file:
         _lock(file, begun)
         try:
-            done = _skip_done(file, wanted, begun)
+            done = _skip_done(file, wanted, begun, finished=begun == out)
             advance(done.pictures)
             pictures, unreadable = done
             for batch in _captioned(wanted, settings, batch_size, workers):
@@ -81,7 +81,7 @@ def write_captions(
                 advance(len(batch))
             begun.rename(out)
         finally:
-            if begun.exists() and begun.stat().st_size == 0:  # nothing was begun
+            if begun != out and begun.exists() and begun.stat().st_size == 0:  # nothing was begun
                 begun.unlink()
     return Captioned(pictures, unreadable)
 
@@ -111,12 +111,16 @@ def _lock(file: BinaryIO, path: Path) -> None:
         raise UserError(f"another process is writing {path}; wait for it, or give another --out") from error
 
 
-def _skip_done(file: BinaryIO, wanted: Iterator[Task], path: Path) -> Captioned:
-    """Take from `wanted` what the file holds already, and cut off a last line that is not whole."""
+def _skip_done(file: BinaryIO, wanted: Iterator[Task], path: Path, finished: bool) -> Captioned:
+    """Take from `wanted` what the file holds already, and cut off a last line that a stopped run left half written."""
     pictures = unreadable = whole = 0
     file.seek(0)
     for line in file:
         if not line.endswith(b"\n"):
+            if finished:  # the line may be another's
+                raise UserError(
+                    f"{path}, line {pictures + 1}, is not ended; end or delete it to go on, or give another --out"
+                )
             break
         try:
             row = json.loads(line)

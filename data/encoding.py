@@ -83,8 +83,8 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
     """Return a picture as a packed set should hold it.
 
     Kept are the bytes of what all decoders show alike: without any flaw, RGB or grey with 8 bits, not moving, and
-    upright, or a JPEG, whose orientation all of them heed. Everything else that Pillow can decode becomes RGB,
-    upright and without transparency, and is encoded anew: as JPEG where it was one, else without loss.
+    upright, or a JPEG turned by its Exif, which all of them heed. Everything else that Pillow can decode becomes
+    RGB, upright and without transparency, and is encoded anew: as JPEG where it was one, else without loss.
 
     Args:
         data: the encoded picture.
@@ -98,7 +98,8 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
     with _damage_named():
         image = _load(data)
         is_jpeg = image.format in ("JPEG", "MPO")  # the latter has more pictures behind the first
-        upright = is_jpeg or image.getexif().get(ORIENTATION, 1) == 1
+        orientation = image.getexif().get(ORIENTATION, 1)  # Pillow takes it from XMP where Exif has none
+        upright = orientation == 1 or (is_jpeg and orientation == _exif_orientation(image))
         still = is_jpeg or not getattr(image, "is_animated", False)
         plain = upright and still and image.mode in ("L", "RGB") and "transparency" not in image.info
         shrink = resize is not None and min(image.size) > resize
@@ -117,6 +118,13 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
         return buffer.getvalue()
 
 
+def _exif_orientation(image: Image.Image) -> int | None:
+    """Return the orientation that the Exif block of a picture says, if any."""
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return exif.get(ORIENTATION)
+
+
 def is_flawless(data: bytes) -> bool:
     """Say whether a picture that Pillow decodes has no flaw that it passes over and another decoder may die of."""
     if data.startswith(PNG):
@@ -127,17 +135,21 @@ def is_flawless(data: bytes) -> bool:
         simplejpeg.decode_jpeg(data, strict=True)
     except ValueError:
         return False
-    return _has_sound_segments(data)
+    return find_scan(data) >= 0
 
 
-def _has_sound_segments(data: bytes) -> bool:
-    """Say whether a JPEG is a chain of segments from its first marker to the picture's data (ITU-T T.81, annex B)."""
+def find_scan(data: bytes) -> int:
+    """Return where the data of a JPEG's picture begin, behind all that is said of it.
+
+    It is -1 if what lies before is no chain of segments from the first marker on (ITU-T T.81, annex B). The marker
+    alone is not enough to go by: it may lie in a thumbnail, too.
+    """
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF and 0xC0 <= data[at + 1] <= 0xFE:
         if data[at + 1] == START_OF_SCAN:
-            return True
+            return at
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return False
+    return -1
 
 
 def _has_sound_chunks(data: bytes) -> bool:

@@ -54,7 +54,7 @@ def native_size(path: Path) -> int:
         try:
             with Image.open(file, formats=FORMATS) as image:
                 return min(image.size)
-        except (OSError, Image.DecompressionBombError):
+        except (OSError, ValueError, Image.DecompressionBombError):  # ValueError: of bad chunks in a PNG
             continue
     raise DataError(f"no readable picture below {path}")
 

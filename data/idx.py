@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from svq.data.entries import Entry
 from svq.data.imageset import Advance, ImageSet, Item, cached, nothing
@@ -68,6 +68,12 @@ def native_size(folder: Path) -> int:
     if len(shape) != 3:
         raise DataError(f"{file} has shape {shape}, not that of pictures")
     return max(shape[1:])
+
+
+def pad(image: Image.Image, size: int) -> Image.Image:
+    """Return a picture with black around it, so that no side has fewer pixels than `size`; a longer one is kept."""
+    width, height = (max(0, size - side) for side in image.size)
+    return ImageOps.expand(image, (width // 2, height // 2, width - width // 2, height - height // 2))
 
 
 def open_idx(folder: Path, size: int, advance: Advance = nothing) -> ImageSet:
@@ -144,13 +150,11 @@ def _read_pair(image_file: Path, label_file: Path) -> tuple[NDArray[np.uint8], N
 def _items(files: dict[str, tuple[Path, Path]], size: int, names: tuple[str, ...]) -> Iterator[Item]:
     for part, (image_file, label_file) in files.items():
         images, labels = _read_pair(image_file, label_file)
-        room = [max(0, size - n) for n in images.shape[1:]]
-        pad = [(n // 2, n - n // 2) for n in room]
         for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
             name = _name(names, label)
             yield Item(
                 key=f"{part}/{i:06d}",
-                image=Image.fromarray(np.pad(pixels, pad)),
+                image=pad(Image.fromarray(pixels), size),
                 label=name,
                 caption=name,
                 validation=part == "t10k",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch takes seconds and hundreds of MB, which processes tha
 Advance = Callable[[int], None]  # takes the number of pictures done since the last call
 Split = Literal["train", "val", "all"]
 VALIDATION_SHARE = 0.1
-INDEX_VERSION = 1
+INDEX_VERSION = 2  # another one when the same source gives other pictures
 
 
 class Item(NamedTuple):
@@ -122,11 +122,13 @@ def to_uint8(images: "Tensor") -> "Tensor":
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """Return a picture in RGB with 8 bits; transparency becomes white."""
+    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
+        grey = np.asarray(image, dtype=np.float64)
+        clear = grey == image.info.get("transparency", np.nan)  # the one shade that PNG's tRNS names
+        image = Image.fromarray(np.where(clear, 255, grey / 257).clip(0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
-        image = Image.fromarray((np.asarray(image, dtype=np.float64) / 257).clip(0, 255).astype(np.uint8))
     return image.convert("RGB")
 
 

@@ -1,8 +1,8 @@
 """Lists of pictures with captions: CSV, TSV, JSONL, Parquet, and the lists of YFCC15M.
 
 A row names a picture, by a path relative to a root folder, and what is known of it. Columns are found by their
-usual names, or by those that the user gives. A CSV or TSV without a header, as the lists of YFCC15M are, has the
-columns path, raw caption, synthetic caption; the last one may be missing.
+usual names, or by those that the user gives; each line of JSONL has columns of its own. A CSV or TSV without a
+header, as the lists of YFCC15M are, has the columns path, raw caption, synthetic caption; the last one may be missing.
 
 What is special: the list is read row by row, and a row that makes no sense becomes an entry that cannot be read,
 so that it is counted and named with the broken pictures.
@@ -12,6 +12,7 @@ import csv
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,10 +74,19 @@ def read_rows(path: Path, needed: str, columns: Mapping[str, str] | None = None)
     for role in columns or {}:
         if role not in NAMES:
             raise UserError(f"unknown kind of column '{role}'{nearest(role, NAMES)}")
-    names, rows = _READERS[path.suffix](path, [*NAMES[needed], *(columns or {}).values()], [needed, *CAPTIONS])
-    found = _find_columns(path, names, columns or {}, needed)
+    given = columns or {}
+    names, rows = _READERS[path.suffix](path, needed, given)
+    _check_columns(path, names, needed, given)
+
+    @lru_cache(maxsize=64)  # there are millions of rows, and most have the same names
+    def found(*names: str) -> dict[str, str]:
+        return _find_columns(names, given)
+
     for row in rows:
-        yield row if isinstance(row, str) else {role: _text(row.get(name)) for role, name in found.items()}
+        if isinstance(row, str):
+            yield row
+        else:
+            yield {needed: ""} | {role: _text(row[name]) for role, name in found(*row).items()}
 
 
 def _entry(values: dict[str, str] | str, number: int, root: str) -> Entry:
@@ -86,6 +96,8 @@ def _entry(values: dict[str, str] | str, number: int, root: str) -> Entry:
     key = values.get("key") or image or f"row {number}"
     if not image:
         return Entry(key, ("nowhere", "the row names no picture"))
+    if "\0" in image:  # Python meets it with a ValueError, not with an OSError as other paths that cannot be
+        return Entry(key, ("nowhere", f"the path {image!r} has a NUL byte in it"))
     if split and split.lower() not in SPLITS:
         return Entry(key, ("nowhere", f"unknown split '{split}'; known: {', '.join(SPLITS)}"))
     return Entry(
@@ -103,28 +115,32 @@ def _text(value: object) -> str:
     return "" if value is None else str(value).encode(errors="replace").decode().strip()
 
 
-def _find_columns(path: Path, names: Sequence[str], given: Mapping[str, str], needed: str) -> dict[str, str]:
+def _find_columns(names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
     """Return the names of the columns by what they hold."""
+    lower = {name.lower(): name for name in reversed(names)}
+    usual = {role: next((lower[n] for n in known if n in lower), None) for role, known in NAMES.items()}
+    return {role: name for role, name in {**usual, **given}.items() if name is not None and name in names}
+
+
+def _check_columns(path: Path, names: Sequence[str], needed: str, given: Mapping[str, str]) -> None:
+    """Make sure that what is needed and what the user named is there."""
     for role, name in given.items():
         if name not in names:
             raise DataError(f"{path} has no column '{name}' for {role}; it has: {', '.join(names)}")
-    lower = {name.lower(): name for name in reversed(names)}
-    usual = {role: next((lower[n] for n in known if n in lower), None) for role, known in NAMES.items()}
-    found = {role: name for role, name in {**usual, **given}.items() if name is not None}
-    if needed not in found:
+    if needed not in _find_columns(names, given):
         raise DataError(
             f"{path} has no column of {WHAT[needed]}; it has: {', '.join(names)}; name one with --column {needed}=NAME"
         )
-    return found
 
 
-def _read_separated(path: Path, known: Sequence[str], bare: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
+def _read_separated(path: Path, needed: str, given: Mapping[str, str]) -> tuple[Sequence[str], Iterator[Row]]:
+    known, bare = {*NAMES[needed], *given.values()}, (needed, *CAPTIONS)
     with _opened(path) as file:
         first = file.readline(2**20)
     tabs = "\t" in first
     # In files with tabs a quotation mark is a character like others: YFCC15M's captions are full of single ones.
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    header = next(csv.reader([first], **dialect), [])
+    header = _first_row(path, csv.reader([first], **dialect))
     has_header = any(cell.strip() in known or cell.strip().lower() in known for cell in header)
     if not header or (not has_header and not 1 <= len(header) <= 3):
         raise DataError(
@@ -137,7 +153,7 @@ def _read_separated(path: Path, known: Sequence[str], bare: Sequence[str]) -> tu
         with _opened(path) as file:
             reader = csv.reader(file, **dialect)
             if has_header:
-                next(reader)
+                _first_row(path, reader)
             while True:
                 try:
                     cells = next(reader)
@@ -154,28 +170,47 @@ def _read_separated(path: Path, known: Sequence[str], bare: Sequence[str]) -> tu
     return names, rows()
 
 
+def _first_row(path: Path, reader: Iterator[list[str]]) -> list[str]:
+    try:
+        return next(reader, [])
+    except csv.Error as error:
+        raise DataError(f"{path}, line 1, cannot be read: {error}") from error
+
+
 def _opened(path: Path) -> Any:
     return open(path, encoding="utf-8-sig", errors="replace", newline="")
 
 
-def _read_jsonl(path: Path, *_: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
+def _read_jsonl(path: Path, needed: str, given: Mapping[str, str]) -> tuple[Sequence[str], Iterator[Row]]:
     def rows() -> Iterator[Row]:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
                 try:
                     row = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     yield f"line {number} is not JSON: {error}"
                     continue
                 yield row if isinstance(row, dict) else f"line {number} is not a JSON object"
 
-    first = next((row for row in rows() if isinstance(row, dict)), None)
-    if first is None:
+    # The names of the first row and of those that add what is looked for; of all rows they could fill the memory.
+    names: dict[str, None] = {}
+    missing = {needed, *given}
+    for row in rows():
+        if isinstance(row, dict):
+            found = missing.intersection(_find_columns([*row], given))
+            if found or not names:
+                names |= dict.fromkeys(row)
+            missing -= found
+            if not missing:
+                break
+    if not names:
         raise DataError(f"{path} holds no JSON object")
-    return list(first), rows()
+    return list(names), rows()
 
 
-def _read_parquet(path: Path, *_: Sequence[str]) -> tuple[Sequence[str], Iterator[Row]]:
+def _read_parquet(path: Path, *_: object) -> tuple[Sequence[str], Iterator[Row]]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from svq.data.encoding import MAX_PIXELS, decode
+from svq.data.encoding import JPEG, MAX_PIXELS, decode, find_scan
 from svq.data.imageset import to_rgb
 from svq.data.loaders import ASPECT, Augmentation, Batch, LoaderSettings, check_identity, identity, to_batch
 from svq.data.packed import PackedSet
@@ -29,7 +29,7 @@ from svq.errors import DataError
 AHEAD = 2  # batches that are decoded before they are asked for
 CHUNK = 16  # pictures that a thread decodes at a time
 ORDER, CHANCES = range(2)  # what random numbers are for: drawn apart
-JPEG, SCAN, EXIF = b"\xff\xd8\xff", b"\xff\xda", b"Exif\0\0"  # what a file, its pixels, and its Exif begin with
+TURNING = (b"Exif\0\0", b"tiff:Orientation")  # what may say that a picture lies on its side: Exif, and XMP
 Box = tuple[int, int, int, int]  # top, left, height, width
 TRIES = 10  # random rectangles, until one lies within the picture
 
@@ -118,8 +118,8 @@ class TorchLoader:
         Raises:
             DataError: it is damaged, of an unknown format, or too large.
         """
-        # Exif, which may say that the picture lies on its side, comes before the scan.
-        if data.startswith(JPEG) and data.find(EXIF, 0, data.find(SCAN)) < 0:
+        scan = find_scan(data) if data.startswith(JPEG) else -1
+        if scan >= 0 and all(data.find(word, 0, scan) < 0 for word in TURNING):
             try:
                 height, width, *_ = simplejpeg.decode_jpeg_header(data)
                 if height * width <= MAX_PIXELS:

@@ -4,11 +4,13 @@ What is special: memory does not grow with the pictures, and no work is lost. Th
 file, of which only the place of each line is held in memory (12 bytes a picture); pictures are read and
 encoded by worker processes, a few at a time, and appended to the shards in an order that the seed decides,
 whatever the number of workers. A journal says how far the shards are good, so that the same command run
-again goes on from there. The set appears when all is done, its index last.
+again goes on from there. The set appears when all is done, its index last; that index lies ready before the first
+file is moved, so that moving goes on, too.
 """
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
@@ -119,18 +121,31 @@ def pack(
                 raise DataError(f"{final} is a set packed from another source or in another way; give another --out")
             return open_index(final)
         journal = Journal.open(work / "journal.json", command)
-        if not journal.done and (strangers := sorted(out.parent.glob(f"{escape(out.stem)}-*-?????.rec"))):
-            raise DataError(f"{strangers[0]} is there already and belongs to no set; give another --out")
-        with progress(len(listing)) as advance:
-            splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)
-        index = Index(
-            source=source,
-            settings=command,
-            layout=settings.layout,
-            classes=listing.classes,
-            skipped=journal.skipped,
-            splits=splits,
-        )
+        ready = work / "index.json"  # written when all shards are whole
+        if not ready.exists():
+            if not journal.done and (strangers := sorted(out.parent.glob(f"{escape(out.stem)}-*-?????.rec"))):
+                raise DataError(f"{strangers[0]} is there already and belongs to no set; give another --out")
+            with progress(len(listing)) as advance:
+                splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)
+            index = Index(
+                source=source,
+                settings=command,
+                layout=settings.layout,
+                classes=listing.classes,
+                skipped=journal.skipped,
+                splits=splits,
+            )
+            with open(work / "index.writing", "w") as file:
+                file.write(index.model_dump_json(indent=1))
+                file.flush()
+                os.fsync(file.fileno())
+            (work / "index.writing").rename(ready)
+        index = read_index(ready)
+        if index.settings != command:  # the journal has told, but where mxnet writes
+            raise DataError(
+                f"{work} holds a packing that was begun otherwise; give the same options to go on, "
+                "or delete that folder to begin anew"
+            )
         _publish(work, out, index)
     return open_index(final)
 
@@ -248,16 +263,16 @@ def _locked(work: Path) -> Iterator[None]:
 
 
 def _publish(work: Path, out: Path, index: Index) -> None:
-    """Move finished files into their place, the index last."""
-    for entries in index.splits.values():
-        for shard in entries:
-            for file in (shard.rec, shard.idx, shard.texts):
-                if (work / file.name).exists():  # else an earlier try has moved it
-                    (work / file.name).rename(out.with_name(file.name))
+    """Move finished files into their place, the index last; what an earlier try has moved is there already."""
+    shards = (shard for entries in index.splits.values() for shard in entries)
+    places = {file.name: file.name for shard in shards for file in (shard.rec, shard.idx, shard.texts)}
     listed = out.with_name(f"{out.stem}.skipped.jsonl")
-    listed.unlink(missing_ok=True)
     if index.skipped:
-        (work / "skipped.jsonl").rename(listed)
-    (work / "index.json").write_text(index.model_dump_json(indent=1))
+        places["skipped.jsonl"] = listed.name
+    else:
+        listed.unlink(missing_ok=True)
+    for name, place in places.items():
+        if (work / name).exists():
+            (work / name).rename(out.with_name(place))
     (work / "index.json").rename(out.with_suffix(".json"))
     shutil.rmtree(work)

@@ -78,6 +78,7 @@ class Journal(BaseModel):
         work = path.with_name(f".{path.name}.writing")
         with open(work, "w") as file:
             file.write(self.model_dump_json())
+            file.flush()
             os.fsync(file.fileno())
         work.rename(path)
 

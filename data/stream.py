@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from svq.data.encoding import decode
 from svq.data.entries import Entry, load, split_of
+from svq.data.idx import pad
 from svq.data.imageset import fit
 from svq.errors import DataError
 
@@ -46,7 +47,10 @@ def stream(
     def prepare(entry: Entry) -> Streamed:
         try:
             content = load(entry.place)
-            return Streamed(entry, fit(decode(content), size), split_of(entry, content))
+            image = decode(content)
+            if entry.place[0] == "idx":  # listed at its own size, which the prepared set pads and does not scale
+                image = pad(image, size)
+            return Streamed(entry, fit(image, size), split_of(entry, content))
         except (DataError, OSError) as error:
             return Streamed(entry, None, "train", str(error))
 

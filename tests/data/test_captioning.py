@@ -113,6 +113,33 @@ def test_a_list_of_other_pictures_or_by_another_model_is_not_gone_on_with(
     assert out.read_bytes() == before
 
 
+@pytest.mark.parametrize("text", ['{"mine": 1}', '{"mine": 1}\n', "mine\nmine"])
+def test_a_file_of_others_is_left_as_it_is(photos: Path, model: CaptionSettings, tmp_path: Path, text: str) -> None:
+    out = tmp_path / "mine.jsonl"
+    out.write_text(text)
+    with pytest.raises(UserError, match=r"mine\.jsonl, line 1, .* give another --out"):
+        write_captions(listed(photos), out, model)
+    assert out.read_text() == text
+
+
+def test_an_empty_file_of_others_is_not_removed(model: CaptionSettings, tmp_path: Path) -> None:
+    (tmp_path / "mine.jsonl").touch()
+    with pytest.raises(UserError, match="these are no files of their own"):
+        write_captions([Entry("a", ("idx", "images", 0))], tmp_path / "mine.jsonl", model)
+    assert (tmp_path / "mine.jsonl").exists()
+
+
+def test_a_finished_list_without_its_last_newline_is_left_as_it_is(
+    photos: Path, model: CaptionSettings, tmp_path: Path
+) -> None:
+    out = tmp_path / "list.jsonl"
+    write_captions(listed(photos), out, model)
+    out.write_bytes(whole := out.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"list\.jsonl, line 17, is not ended; end or delete it to go on, or give"):
+        write_captions(listed(photos), out, model)
+    assert out.read_bytes() == whole
+
+
 def test_two_runs_cannot_write_one_list(photos: Path, model: CaptionSettings, tmp_path: Path) -> None:
     def rows() -> Iterator[Entry]:
         with pytest.raises(UserError, match="another process is writing"):

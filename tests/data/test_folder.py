@@ -16,14 +16,20 @@ from svq.data.sources import native_size
 from svq.errors import DataError
 
 
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of chunks with right checksums."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def header(width: int, height: int) -> tuple[bytes, bytes]:
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+
 def huge_png(width: int, height: int) -> bytes:
     """A PNG of a few bytes that announces many pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return png(header(width, height), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
 
 
 def test_the_class_is_the_name_of_the_folder_and_the_caption_lies_beside(folder: Path, tmp_path: Path) -> None:
@@ -136,4 +142,8 @@ def test_the_native_size_is_that_of_the_first_readable_picture(folder: Path, tmp
     assert native_size(str(folder)) == 24
     (tmp_path / "a.png").write_text("no")
     Image.new("RGB", (50, 40)).save(tmp_path / "b.png")
+    (tmp_path / "a_short_header.png").write_bytes(png((b"IHDR", bytes(8))))
+    (tmp_path / "a_text_that_swells.png").write_bytes(
+        png(header(8, 8), (b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))), (b"IDAT", b""))
+    )
     assert native_size(str(tmp_path)) == 40

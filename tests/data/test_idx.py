@@ -12,6 +12,7 @@ from svq.data import open_images
 from svq.data.idx import read_idx
 from svq.data.packing import pack
 from svq.data.sources import list_pictures
+from svq.data.stream import stream
 from svq.errors import DataError
 
 
@@ -38,6 +39,13 @@ def test_small_pictures_are_padded_and_the_authors_split_is_kept(mnist: Path) ->
     original = read_idx(mnist / "train-images-idx3-ubyte.gz")
     assert (images.images[0, :, 2:30, 2:30] == original[0]).all()
     assert not images.images[:, :, :2].any()
+
+
+@pytest.mark.parametrize("size", [16, 28, 31, 32])
+def test_streamed_they_are_the_pictures_of_the_prepared_set(mnist: Path, size: int) -> None:
+    (batch,) = stream(list_pictures(f"idx:{mnist}", size), size, batch_size=100)
+    streamed = np.stack([one.pixels for one in batch if one.pixels is not None])
+    np.testing.assert_array_equal(streamed, open_images(f"idx:{mnist}", size).images)
 
 
 def test_sets_that_differ_in_content_alone_are_not_confused(mnist: Path) -> None:

@@ -36,6 +36,15 @@ def test_sixteen_bits_of_grey_keep_their_shades() -> None:
     np.testing.assert_allclose(fitted[0].ravel(), ramp.ravel() / 257, atol=1)
 
 
+def test_of_sixteen_bits_of_grey_the_clear_shade_alone_becomes_white(tmp_path: Path) -> None:
+    grey = np.full((8, 8), 20000, np.uint16)
+    grey[0] = 5
+    Image.fromarray(grey).save(tmp_path / "a.png", transparency=5)
+    fitted = fit(Image.open(tmp_path / "a.png"), 8)
+    assert (fitted[:, 0] == 255).all()
+    assert (fitted[:, 1:] == 20000 // 257).all()
+
+
 def test_a_tenth_is_held_out() -> None:
     assert abs(sum(in_validation(str(i).encode()) for i in range(10_000)) - 1000) < 100
 

@@ -1,16 +1,18 @@
 """Lists of pictures and captions: columns are found, and rows that make no sense are counted, not fatal."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from svq.data.entries import Entry, load
+from svq.data.entries import Entry, items, load
 from svq.data.lists import entries
 from svq.data.packing import pack
 from svq.data.sources import list_pictures, open_images
+from svq.data.stream import stream
 from svq.errors import DataError, UserError
 
 ROWS = [("disc/00.png", 'a "round disc', "a disc"), ("box/01.png", "a box, sharp", "")]
@@ -89,11 +91,60 @@ def test_a_damaged_line_of_jsonl_is_skipped_and_named(tmp_path: Path) -> None:
             load(entry.place)
 
 
+def test_each_line_of_jsonl_has_its_own_columns(tmp_path: Path) -> None:
+    rows = [
+        {"key": "broken", "problem": "no path, as in the lists of svq data captions"},
+        {"path": "a.png", "text": "a title"},
+        {"file": "c/b.png", "class": "c", "Caption": "hello", "text": "a title", "split": "val"},
+    ]
+    path = write(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    broken, one, two = entries(path)
+    assert (broken.key, broken.place) == ("broken", ("nowhere", "the row names no picture"))
+    assert one == Entry("a.png", ("file", str(tmp_path / "a.png")), None, "a title")
+    assert two == Entry("c/b.png", ("file", str(tmp_path / "c/b.png")), "c", "hello", "", "val")
+
+
+def test_a_named_column_of_jsonl_may_come_late_but_must_come(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"path": "a.png", "text": "a"}\n{"path": "b.png", "said": "b", "text": "x"}\n')
+    assert [entry.caption for entry in entries(path, columns={"caption": "said"})] == ["", "b"]
+    with pytest.raises(DataError, match="has no column 'sad' for caption; it has: path, text"):
+        next(entries(path, columns={"caption": "sad"}))
+
+
+def test_a_jsonl_list_of_as_many_names_as_rows_fills_no_memory(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", "".join(f'{{"{i:0200d}.png": "a caption"}}\n' for i in range(5000)))
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"no column of pictures; it has: 0{200}\.png; name one"):
+        next(entries(path))
+    assert tracemalloc.get_traced_memory()[1] < 300_000
+    tracemalloc.stop()
+
+
+def test_an_empty_line_is_no_row(tmp_path: Path) -> None:
+    rows = ['{"path": "a.png"}', "", " \t", '{"path": "b.png"}', ""]
+    assert [entry.key for entry in entries(write(tmp_path / "a.jsonl", "\n".join(rows) + "\n"))] == ["a.png", "b.png"]
+
+
+def test_a_row_that_only_python_cannot_bear_is_skipped_and_named(folder: Path, tmp_path: Path) -> None:
+    rows = ['{"path": "a\\u0000.png"}', "[" * 100_000, '{"path": "disc/00.png"}']
+    path = write(tmp_path / "a.jsonl", "\n".join(rows))
+    nul, deep, good = entries(path, folder)
+    for entry, message in ((nul, r"the path 'a\\x00\.png' has a NUL byte"), (deep, "line 2 is not JSON: maximum")):
+        with pytest.raises(DataError, match=message):
+            load(entry.place)
+    assert load(good.place)
+    assert pack(list_pictures(str(path), root=folder), tmp_path / "a.rec", "x", max_broken="2").count("all") == 1
+    assert [item.problem[:8] for item in items([nul, good])] == ["the path", ""]
+    assert [streamed.problem[:8] for streamed in next(stream([nul, good], 8, 2))] == ["the path", ""]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
         ("a.csv", "a,b,c,d\n", "has 4 columns and no header that names one of pictures"),
         ("a.csv", "", "has 0 columns"),
+        ("a.csv", "path," + "x" * 200_000, r"a\.csv, line 1, cannot be read: field larger than field limit"),
+        ("a.csv", 'path,"text\n' + "x" * 200_000, r"a\.csv, line 1, cannot be read: field larger than field limit"),
         ("a.jsonl", "\n", "holds no JSON object"),
         ("a.jsonl", '{"place": "a.png"}', "no column of pictures; it has: place; name one with --column image=NAME"),
         ("a.parquet", "text", "is not a Parquet file"),

@@ -18,8 +18,9 @@ from svq.data.entries import Entry
 from svq.data.imageset import fit
 from svq.data.loader_torch import TorchLoader, _box
 from svq.data.loaders import Augmentation, Kind, Loader, LoaderSettings, open_loader
-from svq.data.packed import PackedSet
+from svq.data.packed import PackedSet, open_index
 from svq.data.packing import PackSettings, pack
+from svq.data.recordio import ImageRecord, pack_image, write_record
 from svq.errors import CheckpointError, DataError, UserError
 
 CPU = torch.device("cpu")
@@ -207,15 +208,48 @@ def test_a_damaged_pair_is_refused_before_anything_reads_it(kind: Kind, tmp_path
 
 
 def test_a_picture_that_cannot_be_decoded_ends_with_its_set_named(kind: Kind, tmp_path: Path) -> None:
-    from svq.data.packed import open_index
-    from svq.data.recordio import ImageRecord, pack_image, write_record
-
-    rec = tmp_path / "foreign.rec"
-    with open(rec, "wb") as file:
-        offset = write_record(file, pack_image(ImageRecord(7, (1.0,), photo(2)[:80])))
-    rec.with_suffix(".idx").write_text(f"7\t{offset}\n")
     with pytest.raises(DataError, match=r"svq data verify .*foreign\.rec"):
-        next(open_(kind, open_index(rec), SETTINGS._replace(batch_size=1)))
+        next(open_(kind, foreign(tmp_path, photo(2)[:80]), SETTINGS._replace(batch_size=1)))
+
+
+def foreign(folder: Path, data: bytes) -> PackedSet:
+    """A set of one record that svq did not pack."""
+    rec = folder / "foreign.rec"
+    with open(rec, "wb") as file:
+        offset = write_record(file, pack_image(ImageRecord(7, (1.0,), data)))
+    rec.with_suffix(".idx").write_text(f"7\t{offset}\n")
+    return open_index(rec)
+
+
+def lying(behind: bytes = b"") -> bytes:
+    """A JPEG, 32 x 16, of which XMP alone says that its bright left is its top; another segment may come before."""
+    image = Image.fromarray(np.repeat(np.array([[220, 30]], np.uint8), 16, axis=1).repeat(16, axis=0))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", xmp=b'<rdf:Description tiff:Orientation="6"/>')
+    data = buffer.getvalue()
+    return data[:2] + behind + data[2:]
+
+
+def is_upright(loader: Loader) -> bool:
+    """Say whether the first picture is bright above and dark below."""
+    image = next(loader).images[0]
+    return bool((image[:, :6] > 200).all() and (image[:, -6:] < 50).all())
+
+
+THUMBNAIL = b"\xff\xed\x00\x14Photoshop 3.0\0\xff\xd8\xff\xda"  # it has the marker of a scan, too
+ONE = SETTINGS._replace(image_size=16, batch_size=1)
+
+
+@pytest.mark.parametrize("behind", [b"", THUMBNAIL], ids=["alone", "thumbnail"])
+def test_pictures_that_xmp_alone_turns_are_upright_in_foreign_sets(tmp_path: Path, behind: bytes) -> None:
+    assert decode(lying(behind)).size == (16, 32)
+    assert is_upright(open_("torch", foreign(tmp_path, lying(behind)), ONE))
+
+
+def test_pictures_that_xmp_alone_turns_are_packed_upright(kind: Kind, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(lying())
+    packed = pack([Entry("a", ("file", str(tmp_path / "a.jpg")), split="train")], tmp_path / "a.rec", "x")
+    assert is_upright(open_(kind, packed, ONE))
 
 
 def test_random_crops_lie_within_the_picture_and_have_the_area_asked_for() -> None:
