@@ -15,7 +15,7 @@ MAKERS = {
 }
 
 
-SHIPPED = {"tokenizer": "openmoji-32"}
+SHIPPED = {"tokenizer": ("openmoji-32", "openmoji-64")}  # what comes with svq; the first is the default
 
 
 def _file() -> Path:
@@ -51,11 +51,12 @@ def last(kind: str, given: Path | None) -> Path:
         return given
     noted = _read().get(kind)
     path = Path(noted or f"runs/{kind}")
-    if path.exists() or noted in SHIPPED.values():
+    shipped = SHIPPED.get(kind, ())
+    if path.exists() or noted in shipped:
         return path
-    if noted is None and kind in SHIPPED:
-        say(f"no {kind} of your own yet: '{SHIPPED[kind]}', which comes with svq, is used")
-        return Path(SHIPPED[kind])
+    if noted is None and shipped:
+        say(f"no {kind} of your own yet: '{shipped[0]}', which comes with svq, is used")
+        return Path(shipped[0])
     option = {"samples": "--samples", "codes": "--codes"}.get(kind, f"--{kind}")
     missing = f"the last {kind}, {path}, is gone" if noted else f"no {kind} yet: there is nothing at {path}"
     raise UserError(f"{missing}; make one with '{MAKERS[kind]}', or name one with {option}")

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from svq.training.task import Task
 
 
+SAVING_S = 600  # that a process may take, when asked to stop, to end its step and to save
+
+
 def batch_options(batch_size: int | str | None) -> dict[str, Any]:
     """Return the configuration's keys that ``--batch-size`` means."""
     return {"train.micro_batch": "auto"} if batch_size == "auto" else {"train.batch_size": batch_size}
@@ -35,6 +38,8 @@ def in_processes(count: int) -> bool:
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=count, rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0
     )
+    if hasattr(config, "shutdown_timeout"):  # not in all versions of torch, whose processes then have 30 s
+        config.shutdown_timeout = SAVING_S
     # As torchrun does: the processes share the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     try:

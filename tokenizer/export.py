@@ -7,7 +7,7 @@ log.jsonl                                        its log
 
 from pathlib import Path
 
-from svq.tokenizer.model import StyledTokenizer
+from svq.tokenizer.model import StyledTokenizer, locate
 from svq.training.checkpoint import find, save_model
 
 
@@ -15,16 +15,17 @@ def export(run: Path, out: Path, half: bool = True) -> StyledTokenizer:
     """Write the averaged weights of a run's newest checkpoint into a folder, and return what is read from it.
 
     Args:
-        run: the folder of a run, or of a checkpoint.
+        run: the folder of a run, of a checkpoint or of an exported tokenizer, or the name of one that comes with svq.
         out: the folder to write; it appears when it is complete.
         half: write the parameters as float16.
 
     Raises:
         CheckpointError: there is no checkpoint, or it is damaged.
     """
+    run = locate(run)
     checkpoint = find(run)
     model = StyledTokenizer.from_pretrained(checkpoint)
-    sources = {"run.json": checkpoint / "state" / "run.json", "log.jsonl": run / "log.jsonl"}
-    texts = {name: path.read_text() for name, path in sources.items() if path.is_file()}
+    sources = (checkpoint / "state" / "run.json", checkpoint / "run.json", run / "log.jsonl")
+    texts = {path.name: path.read_text() for path in sources if path.is_file()}
     save_model(out, model, model.config.model_dump(mode="json"), half, texts)
     return StyledTokenizer.from_pretrained(out)

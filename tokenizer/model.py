@@ -18,6 +18,12 @@ from svq.training.checkpoint import load_model, save_model
 PRETRAINED = Path(__file__).parent / "pretrained"  # tokenizers that come with svq, by name
 
 
+def locate(path: str | Path) -> Path:
+    """Return the folder that a path, or the name of a tokenizer that comes with svq, means."""
+    packaged = PRETRAINED / path
+    return packaged if not Path(path).exists() and packaged.is_dir() else Path(path)
+
+
 class Reconstruction(NamedTuple):
     """Pictures (B, 3, S, S) painted from their own latents, and what the losses need."""
 
@@ -147,10 +153,7 @@ class StyledTokenizer(nn.Module):
         Raises:
             CheckpointError: there is none, or it is damaged.
         """
-        packaged = PRETRAINED / str(path)
-        if not Path(path).exists() and packaged.is_dir():
-            path = packaged
-        return load_model(path, lambda config: cls(TokenizerConfig.model_validate(config))).eval()
+        return load_model(locate(path), lambda config: cls(TokenizerConfig.model_validate(config))).eval()
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and ``manifest.json`` into a folder."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +71,11 @@ class TokenizerTask(Task):
         if train.recompute:
             self.model.encoder.recompute = self.model.decoder.recompute = True
         self.identity = {"data": images.fingerprint}
-        self.best = (f"psnr_{config.tokens}", "max")
+
+    @property
+    def best(self) -> tuple[str, Literal["max", "min"]] | None:  # type: ignore[override]
+        # Without a codebook there are no codes yet, and pictures from latents are better ones.
+        return (f"psnr_{self.model.config.tokens}", "max") if self.model.quantizer.started else None
 
     @property
     def prefixes(self) -> list[int]:

@@ -22,8 +22,11 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from svq.errors import TrainingError
+
 console = Console(stderr=True)
 LINE_EVERY_S = 20.0  # between two plain lines where there is no terminal
+BEGINNING = '{"images": '  # of each line of a log
 RECORD_EVERY = 10  # steps between two records of the training loss
 
 
@@ -157,11 +160,21 @@ def _progress(title: str) -> Progress:
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's ``log.jsonl``; a last line cut off by a crash is left out."""
-    records = []
-    for line in (out / "log.jsonl").read_text().splitlines():
+    """Return the records of a run's ``log.jsonl``; a last line cut off by a crash is left out.
+
+    Raises:
+        TrainingError: it is not the log of a run.
+    """
+    path, records = out / "log.jsonl", []
+    lines = path.read_text(errors="replace").rstrip("\0").splitlines()  # NULs: of a power failure
+    for number, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines) and BEGINNING.startswith(line[: len(BEGINNING)]):
+                break
+            raise TrainingError(f"{path}, line {number}, is not of a run's log; give another --out") from error
+        if not isinstance(record, dict) or not isinstance(record.get("images"), int):
+            raise TrainingError(f"{path}, line {number}, is not of a run's log; give another --out")
+        records.append(record)
     return records

@@ -98,6 +98,8 @@ def _count(at: Position, seen: int, finite: bool, config: TrainConfig) -> Positi
 
 def _compare(at: Position, metrics: dict[str, float], task: Task) -> tuple[Position, bool]:
     """Return the position with the best value of the task's metric so far, and whether it is a new one."""
+    if task.best is None:
+        return at, False
     name, wanted = task.best
     value = metrics.get(name)
     if value is None or not math.isfinite(value):

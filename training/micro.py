@@ -20,7 +20,7 @@ def settle_micro_batch(task: Task, config: TrainConfig, engine: Accelerator, out
     """
     if config.micro_batch != "auto":
         return config
-    folder = checkpoint.newest(out) if out is not None else None
+    folder = checkpoint.newest_sound(out) if out is not None else None
     if folder is not None:
         found = checkpoint.read_json(folder / "state" / "run.json")["identity"]["train"]["micro_batch"]
     else:

@@ -5,10 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from svq.errors import CheckpointError
 from svq.provenance import versions
 from svq.training.config import TrainConfig
 from svq.training.device import products_in, start_engine
-from svq.training.log import RunLog
+from svq.training.log import RunLog, read_log
 from svq.training.loop import train
 from svq.training.micro import settle_micro_batch
 from svq.training.task import Task
@@ -25,8 +26,13 @@ def train_run(
         config: how to train it.
         out: the folder of the run.
         accept_changes: go on although the settings are not those of before.
+
+    Raises:
+        CheckpointError: the folder holds a model or a checkpoint, or what `train` refuses.
+        TrainingError: there is a ``log.jsonl`` that is not a run's, or what `train` raises.
     """
     began = time.perf_counter()
+    _check_folder(out)
     engine = start_engine(config, out)
     with engine.local_main_process_first():  # the first one prepares the data, the others find it prepared
         task = build()
@@ -49,3 +55,11 @@ def train_run(
         **task.identity,
         "versions": versions(),
     }
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a folder in which a run would write over what is not a run's."""
+    if (out / "manifest.json").exists():
+        raise CheckpointError(f"{out} holds a model or a checkpoint, not a run; give another --out")
+    if (out / "log.jsonl").exists():
+        read_log(out)

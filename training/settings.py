@@ -52,7 +52,7 @@ def resolve(
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: of no UTF-8, or of a date that is none
         raise ConfigError(f"--config {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {file}: expected keys and values, got {type(content).__name__}")
@@ -62,7 +62,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _parse(text: str, key: str) -> Any:
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:  # ValueError: of a date that is none
         raise ConfigError(f"--set {key}={text}: not a value ({error})") from error
     if isinstance(value, str):
         try:

@@ -113,6 +113,8 @@ def _publish(
     checkpoint.publish(folder / _name(position.seen), write)
     best = folder / _name(position.best_at)
     if position.best is not None and best.is_dir():
+        if (out / BEST / "manifest.json").exists() and not (out / BEST).is_symlink():
+            shutil.rmtree(out / BEST)  # a run that was copied may hold a copy of that checkpoint
         link = out / f".{BEST}.writing"
         link.unlink(missing_ok=True)
         link.symlink_to(best.relative_to(out))
@@ -154,8 +156,11 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
         )
     if changes:
         say(f"{out}: going on with changes: {'; '.join(changes)}")
+    anew = _optimizers_begin_anew(state["identity"]["train"], trainer)
+    if anew:
+        say(f"{out}: the optimizer begins anew, for what it remembers is another's")
     try:
-        _load(trainer, folder)
+        _load(trainer, folder, anew)
         feeds = state["feeds"]  # one for each process; of another number of them, the first speaks for all
         trainer.feed.restore(feeds[trainer.rank if len(feeds) == trainer.processes else 0])
     except (RuntimeError, KeyError) as error:
@@ -163,12 +168,21 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
     return Position(**state["position"])
 
 
-def _load(trainer: Trainer, folder: Path) -> None:
-    task = trainer.task
+def _optimizers_begin_anew(old: dict[str, Any], trainer: Trainer) -> bool:
+    """Say whether the optimizers own other parameters than before, by the configuration of training before."""
+    new = trainer.config.model_dump(mode="json")
+    with_critic = [bool(train.get("critic_weight")) for train in (old, new)]
+    return old["optimizer"]["name"] != new["optimizer"]["name"] or with_critic[0] != with_critic[1]
+
+
+def _load(trainer: Trainer, folder: Path, optimizers_begin_anew: bool) -> None:
+    task, critic = trainer.task, folder / "state" / "critic.safetensors"
     load_whole(task.model, checkpoint.read_tensors(folder / "model.safetensors"))
     load_whole(trainer.average, checkpoint.read_tensors(folder / "ema.safetensors"))
-    if task.critic is not None:
-        task.critic.load_state_dict(checkpoint.read_tensors(folder / "state" / "critic.safetensors"))
+    if task.critic is not None and critic.exists():
+        task.critic.load_state_dict(checkpoint.read_tensors(critic))
+    if optimizers_begin_anew:
+        return
     for i, optimizer in enumerate(trainer.optimizers):
         load_optimizer_state(optimizer, checkpoint.read_tensors(folder / "state" / f"optimizer{i}.safetensors"))
 

@@ -42,7 +42,8 @@ class Task(ABC):
         model_config: the model's configuration, written into each checkpoint.
         identity: what else must stay the same when a run is resumed: fingerprints of the data and the like.
         size: number of training examples.
-        best: the metric that decides which checkpoint is the best, and whether it should be large or small.
+        best: the metric that decides which checkpoint is the best, and whether it should be large or small; None as
+            long as none is to be compared.
         called: methods of the model, beside its forward, that training calls and that use weights themselves.
     """
 
@@ -51,7 +52,7 @@ class Task(ABC):
     model_config: dict[str, Any]
     identity: dict[str, Any]
     size: int
-    best: tuple[str, Literal["max", "min"]]
+    best: tuple[str, Literal["max", "min"]] | None
     called: tuple[str, ...] = ()
 
     @abstractmethod

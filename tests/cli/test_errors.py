@@ -74,6 +74,14 @@ def test_a_last_result_that_is_gone_is_not_replaced_by_another(tmp_path: Path) -
     assert "the last tokenizer, runs/mine, is gone" in done.stderr
 
 
+def test_a_last_result_that_comes_with_svq_is_found_again(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "last.json").write_text('{"tokenizer": "openmoji-64"}')
+    done = svq("tokenizer", "export", "--out", "copy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "copy" / "manifest.json").exists()
+
+
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
     for arguments in (["--debug", "generate"], ["generate", "--debug"]):
         done = svq(*arguments, cwd=tmp_path)

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from svq.cli.last import SHIPPED
 from svq.data import open_images
 from svq.data.imageset import to_float
 from svq.evaluation.reconstruction import reconstruction_quality
 from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.export import export
 from svq.tokenizer.model import PRETRAINED
-from svq.training.checkpoint import verify
+from svq.training.checkpoint import fingerprint, verify
 
 NAMES = sorted(p.name for p in PRETRAINED.iterdir() if p.is_dir())
 
@@ -41,6 +43,18 @@ def test_it_paints_held_out_emoji_as_well_as_its_card_says(name: str) -> None:
     originals = to_float(images.batch(images.sample("val", 128)))
     codes = torch.cat([tokenizer.encode(part) for part in originals.split(64)])
     assert reconstruction_quality(tokenizer.decode, codes, originals).psnr > 20
+
+
+def test_the_command_line_knows_them_all() -> None:
+    assert sorted(SHIPPED["tokenizer"]) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_can_be_exported_again(name: str, tmp_path: Path) -> None:
+    copy = export(Path(name), tmp_path / "copy")
+    assert fingerprint(copy) == fingerprint(StyledTokenizer.from_pretrained(name))
+    for file in ("run.json", "log.jsonl"):
+        assert (tmp_path / "copy" / file).read_bytes() == (PRETRAINED / name / file).read_bytes()
 
 
 def test_a_folder_of_the_same_name_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ def test_another_quantizer_begins_with_its_own_defaults() -> None:
         ("train.continuous_share=0.95", "is more than 1"),
         ("train.optimizer.betas=[0.9, 1.5]", "train.optimizer.betas.1: .* got 1.5"),
         ("train.seed=20251124172600", "train.seed: "),
+        ("train.seed=2020-13-45", "train.seed=2020-13-45: not a value"),
         ("train.shard=true", "Muon works on whole matrices; with shard, set optimizer.name=adamw"),
         ("model.quantizer.levels=[8, 2]", "greater than or equal to 3, got 2"),
     ],
