@@ -10,7 +10,7 @@ from svq.errors import DataError, UserError
 if TYPE_CHECKING:
     from svq.data.entries import Entry
 
-GENERATED = "samples.json"  # the record in a folder that `svq generate` wrote
+GENERATED = "samples.json"  # the record in a folder that `svq generate` or `svq paint` wrote
 PACKED = (".rec", ".json")  # endings of a packed set's name
 LISTS = (".csv", ".tsv", ".jsonl", ".parquet")
 DRAWN_SIZE = 64  # of drawings, which have no size of their own
@@ -42,7 +42,7 @@ def native_size(source: str) -> int:
 
 
 def _pictures_in(path: Path) -> Path:
-    """Return the folder of pictures; of generated ones, not the one with the grid beside them."""
+    """Return the folder of pictures; of painted ones, not the one with the grid beside them."""
     return path / "images" if (path / GENERATED).is_file() and (path / "images").is_dir() else path
 
 
