@@ -75,7 +75,9 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load_codes(Path("s.safetensors")).refine_steps == streamed["refine"] == 1
     assert (streamed["count"], streamed["skipped"]) == (64, [])
     assert svq("paint --codes c.safetensors --tokenizer t --first 4 --out painted")["count"] == 64
-    assert len(list(Path("painted").glob("*.png"))) == 64
+    assert len(list(Path("painted/images").glob("*.png"))) == 64
+    assert svq("paint --codes c.safetensors --tokenizer t --out painted")["codes"] == 36
+    assert json.loads(Path("painted/samples.json").read_text())["codes"] == 36  # in place of the old
     written = svq(f"tokenize --data {folder} --out c.safetensors")
     second = svq("generator train --images 128 --out g")
     assert second["metrics"] == result["generator"]
