@@ -10,7 +10,6 @@ file is moved, so that moving goes on, too.
 
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
@@ -29,7 +28,7 @@ from svq.data.listing import Listing
 from svq.data.packed import Index, PackedSet, ShardEntry, open_index, read_index
 from svq.data.parallel import in_order
 from svq.data.recordio import ImageRecord, pack_image
-from svq.data.shards import Journal, SplitWriter, Writer, open_at
+from svq.data.shards import Journal, SplitWriter, Writer, open_at, write_whole
 from svq.errors import DataError, UserError
 
 CHUNK = 16  # pictures that a worker gets at a time
@@ -127,19 +126,9 @@ def pack(
                 raise DataError(f"{strangers[0]} is there already and belongs to no set; give another --out")
             with progress(len(listing)) as advance:
                 splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)
-            index = Index(
-                source=source,
-                settings=command,
-                layout=settings.layout,
-                classes=listing.classes,
-                skipped=journal.skipped,
-                splits=splits,
-            )
-            with open(work / "index.writing", "w") as file:
-                file.write(index.model_dump_json(indent=1))
-                file.flush()
-                os.fsync(file.fileno())
-            (work / "index.writing").rename(ready)
+            made = {"source": source, "settings": command, "layout": settings.layout, "classes": listing.classes}
+            index = Index(**made, skipped=journal.skipped, splits=splits)
+            write_whole(ready, index.model_dump_json(indent=1))
         index = read_index(ready)
         if index.settings != command:  # the journal has told, but where mxnet writes
             raise DataError(

@@ -75,12 +75,17 @@ class Journal(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the journal, whole or not at all."""
-        work = path.with_name(f".{path.name}.writing")
-        with open(work, "w") as file:
-            file.write(self.model_dump_json())
-            file.flush()
-            os.fsync(file.fileno())
-        work.rename(path)
+        write_whole(path, self.model_dump_json())
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all, and onto the disk before it can be seen."""
+    work = path.with_name(f".{path.name}.writing")
+    with open(work, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    work.rename(path)
 
 
 class SplitWriter:
