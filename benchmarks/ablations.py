@@ -11,10 +11,11 @@ from unittest.mock import patch
 
 from torch import Tensor, nn
 
-from benchmarks.trials import parser, trial
+from benchmarks.trials import add_set, parser, trial
 from svq.cli.output import write_json
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer, model
+from svq.tokenizer.decoder import StyledDecoder
 from svq.tokenizer.layers import PlainLayer, StyledLayer, initialise
 from svq.tokenizer.presets import PRESETS
 from svq.training.settings import resolve
@@ -30,8 +31,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {  # parts that are a matter of settings
 
 
 def _initialise_plainly(part: nn.Module) -> None:
-    """Start with Xavier weights in styles and at the ends of residual branches, as a transformer commonly does."""
+    """Start a decoder with Xavier weights in styles and at the ends of residual branches, as is common elsewhere."""
     initialise(part)
+    if not isinstance(part, StyledDecoder):
+        return
     for module in part.modules():
         if isinstance(module, PlainLayer | StyledLayer):
             nn.init.xavier_uniform_(module.attention.out.weight)
@@ -54,6 +57,7 @@ PATCHES: dict[str, Callable[[], AbstractContextManager[object]]] = {  # parts th
 
 def main() -> None:
     words = parser(__doc__, out="runs/ablations")
+    add_set(words)
     words.add_argument("--without", nargs="+", choices=[*SETTINGS, *PATCHES], default=[*SETTINGS, *PATCHES])
     words.add_argument("--images", type=int, default=18_600)
     arguments = words.parse_args()
@@ -67,7 +71,7 @@ def main() -> None:
                 "train.evaluation_images": 512,
                 "train.seed": seed,
             }
-            assignments = [*SETTINGS.get(part, ()), *arguments.assignments]
+            assignments = [*arguments.assignments, *SETTINGS.get(part, ())]
             settings = resolve(PRESETS["nano"](), assignments=assignments, options=options)
             with PATCHES.get(part, nullcontext)():
                 measured = trial(settings, arguments.data, out).measured

@@ -10,7 +10,7 @@ for better codes.
 import torch
 
 from benchmarks.rate_distortion import MODELS
-from benchmarks.trials import parser
+from benchmarks.trials import add_refine, parser, refined
 from svq.cli.output import write_json
 from svq.data import open_images
 from svq.data.imageset import to_float
@@ -44,7 +44,7 @@ def gaps(model: StyledTokenizer, images: torch.Tensor, refine_steps: int) -> dic
 
 def main() -> None:
     words = parser(__doc__, out="runs/rate_distortion")
-    words.set_defaults(refine=20)
+    add_refine(words, steps=20)
     words.add_argument("--models", nargs="+", choices=MODELS, default=["styled", "titok"])
     arguments = words.parse_args()
 
@@ -58,7 +58,8 @@ def main() -> None:
                 for split in ("train", "val")
             }
             report = {"model": name, "seed": seed, "data": images.fingerprint, "refine": arguments.refine}
-            write_json(arguments.out / f"{name}-{seed}" / "gap.json", {**report, **measured, "versions": versions()})
+            file = arguments.out / f"{name}-{seed}" / f"{refined('gap', arguments.refine)}.json"
+            write_json(file, {**report, **measured, "versions": versions()})
             print(name, seed, measured)
 
 

@@ -2,28 +2,36 @@
 
     python -m benchmarks.kill_test --kills 200 --out runs/kill_test
 
-A small tokenizer trains with a checkpoint after every step. A child process trains; it is killed with SIGKILL
-after a random time, and another goes on from what it left. When the wanted number of kills is reached, the run
-is let go on to its end and compared, bit for bit, with one that was left alone. A run that ends before is
-begun anew, in another folder, and compared as well.
+A small tokenizer trains on the CPU, with a checkpoint after every step. A child process trains; it is killed with
+SIGKILL after a random time, and another goes on from what it left: from the newest checkpoint, and from no other. When
+the wanted number of kills is reached, the run is let go on to its end and compared, bit for bit, with one that was left
+alone. A run that ends before is begun anew, in another folder, and compared as well.
 """
 
 import argparse
+import json
+import math
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from PIL import Image
 
 from svq.data import open_images
+from svq.provenance import versions
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig, VQConfig
 from svq.tokenizer.task import TokenizerTask
+from svq.training import loop, state
 from svq.training.checkpoint import CHECKPOINTS, newest, read_tensors, verify
 from svq.training.config import OptimizerConfig
 from svq.training.runs import train_run
+from svq.training.state import Position
 
 SHAPE = TokenizerConfig(
     image_size=16, patch_size=8, tokens=8, encoder_width=32, encoder_depth=2, encoder_heads=2, decoder_width=32,
@@ -53,11 +61,38 @@ def child(folder: Path, out: Path, train: TokenizerTrainConfig) -> int:
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         images = open_images(str(folder), 16)
-        train_run("kill", lambda: TokenizerTask(SHAPE, train, images), train, out)
+        with patch.object(loop, "resume", noting(newest(out), out / "went_on")):
+            train_run("kill", lambda: TokenizerTask(SHAPE, train, images), train, out)
     except BaseException as error:
         print(f"a run could not go on: {error!r}", flush=True)
         os._exit(1)
     os._exit(0)
+
+
+def noting(left: Path | None, note: Path) -> Callable[..., Position]:
+    """Return a `resume` that must go on from the checkpoint `left`, and writes down that it did."""
+    wanted = int(left.name) if left is not None else 0
+
+    def resume(*arguments: Any) -> Position:
+        position = state.resume(*arguments)
+        if position.seen != wanted:
+            raise AssertionError(f"went on from image {position.seen}, and the newest checkpoint is of {wanted}")
+        with open(note, "a") as file:
+            file.write(f"{wanted}\n")
+        return position
+
+    return resume
+
+
+def end(pid: int, deadline: float) -> int:
+    """Kill a child at the deadline if it still runs then, and return its exit status."""
+    while time.perf_counter() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.001)
+    os.kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1]
 
 
 def tensors(out: Path) -> dict[str, torch.Tensor]:
@@ -76,6 +111,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/kill_test"))
     arguments = parser.parse_args()
+    if arguments.out.exists():
+        raise SystemExit(f"{arguments.out} exists; give another --out, for what was run before would be counted again")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on a GPU, VQ's codebook is not the same to the last bit
     torch.set_num_threads(1)
     rng = random.Random(arguments.seed)
     train = TRAIN.model_copy(update={"images": arguments.images})
@@ -86,26 +124,18 @@ def main() -> None:
     assert status == 0, "the undisturbed run failed"
     expected = tensors(arguments.out / "undisturbed")
 
-    kills = failures = unequal = while_saving = 0
+    kills = failures = unequal = 0
+    half_written: set[Path] = set()
     rounds = 1
     while True:
         out = arguments.out / f"killed-{rounds}"
         pid = child(pictures, out, train)
-        if kills < arguments.kills:
-            deadline = time.perf_counter() + rng.uniform(0.05, arguments.longest)
-            while time.perf_counter() < deadline and os.waitpid(pid, os.WNOHANG) == (0, 0):
-                time.sleep(0.001)
-            try:
-                os.kill(pid, signal.SIGKILL)
-                _, status = os.waitpid(pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                status = 0
-            if os.WIFSIGNALED(status):
-                kills += 1
-                while_saving += bool(list((out / CHECKPOINTS).glob(".*"))) if (out / CHECKPOINTS).is_dir() else 0
-                continue
-        else:
-            _, status = os.waitpid(pid, 0)
+        patience = rng.uniform(0.05, arguments.longest) if kills < arguments.kills else math.inf
+        status = end(pid, time.perf_counter() + patience)
+        if os.WIFSIGNALED(status):
+            kills += 1
+            half_written |= set((out / CHECKPOINTS).glob(".*"))
+            continue
         # A run came to its end.
         failures += status != 0
         if status == 0:
@@ -115,11 +145,20 @@ def main() -> None:
         if kills >= arguments.kills or failures:
             break
         rounds += 1
-    seconds = time.perf_counter() - began
-    print(
-        f"{kills} kills, {while_saving} of them while a checkpoint was being written; {rounds} runs brought to their "
-        f"end; {failures} could not go on; {unequal} ended otherwise than the undisturbed one; {seconds:.0f} s"
-    )
+    starts = sum(len(note.read_text().split()) for note in arguments.out.glob("*/went_on"))
+    result = {
+        "kills": kills,
+        "while_saving": len(half_written),
+        "runs_to_their_end": rounds,
+        "went_on_from_the_newest_checkpoint": starts - rounds - 1,  # each run has begun once
+        "could_not_go_on": failures,
+        "ended_otherwise": unequal,
+        "seconds": round(time.perf_counter() - began),
+        "images": arguments.images,
+        "seed": arguments.seed,
+        "versions": versions(),
+    }
+    print(json.dumps(result, indent=1))
     raise SystemExit(bool(failures or unequal))
 
 

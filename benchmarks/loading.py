@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import nvidia.dali as dali
 import simplejpeg
 import torch
 from PIL import Image
@@ -81,6 +83,7 @@ def prepare(folder: Path, size: tuple[int, int], count: int) -> None:
     """Write photographs in folders of ten classes, the same as a packed set, and as a tar file."""
     import webdataset as wds
 
+    shutil.rmtree(folder, ignore_errors=True)  # of a preparation that was stopped
     folder.mkdir(parents=True)
     with wds.TarWriter(str(folder / "photos.tar")) as tar:
         for i in range(count):
@@ -236,7 +239,14 @@ def main() -> None:
             if not (folder / "set.json").exists():
                 prepare(folder, case.stored, arguments.pictures)
         print("prepared", file=sys.stderr)
-        result: dict[str, Any] = {"threads_of_torch": torch.get_num_threads(), "versions": versions(), "cases": {}}
+        result: dict[str, Any] = {
+            "pictures": arguments.pictures,
+            "rounds": arguments.rounds,
+            "batches": arguments.batches,
+            "threads_of_torch": torch.get_num_threads(),
+            "versions": {**versions("simplejpeg", "webdataset"), "dali": dali.__version__},
+            "cases": {},
+        }
         for case, folder in zip(CASES, folders, strict=True):
             rates = result["cases"][case.name] = measure(case, folder, arguments.rounds, arguments.batches)
             one, two = rates["bare decode, 1 thread"], rates["bare decode, 2 threads"]

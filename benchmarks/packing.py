@@ -17,6 +17,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def peak_mib(who: int) -> float:
     return resource.getrusage(who).ru_maxrss / 1024
 
 
-def measure(records: int, workers: int, results: "multiprocessing.Queue[dict[str, Any]]") -> None:
-    """Pack so many records, and put what it took into the queue; runs in a process of its own."""
+def measure(records: int, workers: int) -> dict[str, Any]:
+    """Pack so many records, and return what it took; runs in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["SVQ_CACHE"] = str(folder / "cache")
@@ -76,19 +77,17 @@ def measure(records: int, workers: int, results: "multiprocessing.Queue[dict[str
             file = rng.choice(files)
             assert file[rng.randrange(len(file))].data
         read_s = time.perf_counter() - began
-        results.put(
-            {
-                "records": packed.count("all"),
-                "mib": round(packed.bytes / 2**20, 1),
-                "seconds": round(packed_s, 1),
-                "records_per_s": round(records / packed_s),
-                "before_mib": round(before),
-                "peak_mib": round(peak),
-                "worker_mib": round(peak_mib(resource.RUSAGE_CHILDREN)),
-                "verify_s": round(verified_s, 1),
-                "random_reads_per_s": round(READS / read_s),
-            }
-        )
+        return {
+            "records": packed.count("all"),
+            "mib": round(packed.bytes / 2**20, 1),
+            "seconds": round(packed_s, 1),
+            "records_per_s": round(records / packed_s),
+            "before_mib": round(before),
+            "peak_mib": round(peak),
+            "worker_mib": round(peak_mib(resource.RUSAGE_CHILDREN)),
+            "verify_s": round(verified_s, 1),
+            "random_reads_per_s": round(READS / read_s),
+        }
 
 
 def main() -> None:
@@ -99,11 +98,8 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     rows = []
     for records in arguments.counts:
-        results = context.Queue()
-        process = context.Process(target=measure, args=(records, arguments.workers, results))
-        process.start()
-        rows.append(results.get())
-        process.join()
+        with ProcessPoolExecutor(1, context) as process:  # says so if it dies, where a queue would be waited for
+            rows.append(process.submit(measure, records, arguments.workers).result())
         if len(rows) == 1:
             print("  ".join(f"{name:>18}" for name in rows[0]))
         print("  ".join(f"{value:>18,}" for value in rows[-1].values()), flush=True)

@@ -7,10 +7,11 @@ Run again, it goes on, and measures again what is trained.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.trials import Trial, parser, trial
+from benchmarks.trials import Trial, add_refine, add_set, parser, refined, trial
 from svq.cli.output import write_json
 from svq.data import ImageSet
 from svq.data.imageset import to_float
@@ -42,7 +43,7 @@ def distance_of_samples(images: ImageSet, tokenizer: StyledTokenizer, generator:
         return distance(torch.cat(painted))
 
 
-def generator_on(made: Trial, seed: int, sequences: int, out: Path) -> dict[str, float]:
+def generator_on(made: Trial, seed: int, sequences: int, out: Path) -> dict[str, Any]:
     """Train a GPT of fixed size on a trial's codes; return how well it predicts held-out ones, and paints new ones."""
     options = {"train.images": sequences, "train.seed": seed, "train.evaluate_every": sequences}
     settings = resolve(GENERATORS["nano"](), options=options)
@@ -50,11 +51,17 @@ def generator_on(made: Trial, seed: int, sequences: int, out: Path) -> dict[str,
     run = train_run("generator", lambda: task, settings.train, out)
     generator = Generator.from_pretrained(out).to(choose_device())
     distance = distance_of_samples(made.images, made.tokenizer, generator)
-    return {"nats": run["metrics"]["validation_nats"], "frechet_of_samples": distance}
+    return {
+        "generator": settings.model_dump(mode="json"),
+        "nats": run["metrics"]["validation_nats"],
+        "frechet_of_samples": distance,
+    }
 
 
 def main() -> None:
     words = parser(__doc__, out="runs/quantizers")
+    add_set(words)
+    add_refine(words)
     words.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     words.add_argument("--starts", nargs="+", choices=STARTS, default=["continuous"])
     words.add_argument("--images", type=int, default=18_600)
@@ -66,20 +73,19 @@ def main() -> None:
             for start in arguments.starts:
                 out = arguments.out / f"{kind}-{start}-{seed}"
                 options = {
-                    "model.quantizer.kind": kind,
                     "train.images": arguments.images,
                     "train.evaluate_every": arguments.images,
                     "train.evaluation_images": 512,
                     "train.seed": seed,
                     **STARTS[start],
                 }
-                settings = resolve(TOKENIZERS["nano"](), assignments=arguments.assignments, options=options)
+                assignments = [f"model.quantizer.kind={kind}", *arguments.assignments]
+                settings = resolve(TOKENIZERS["nano"](), assignments=assignments, options=options)
                 made = trial(settings, arguments.data, out / "tokenizer", arguments.refine)
-                suffix = f"-refine-{arguments.refine}" if arguments.refine else ""  # of the same tokenizer
-                generated = generator_on(made, seed, arguments.sequences, out / f"generator{suffix}")
+                generated = generator_on(made, seed, arguments.sequences, out / refined("generator", arguments.refine))
                 report = {"kind": kind, "start": start, "seed": seed, "images": arguments.images}
                 report |= {**made.measured, **generated, "versions": versions()}
-                write_json(out / f"result{suffix}.json", report)
+                write_json(out / f"{refined('result', arguments.refine)}.json", report)
 
 
 if __name__ == "__main__":

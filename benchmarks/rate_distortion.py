@@ -6,12 +6,13 @@ First each model's speed is measured; then each trains on as many images as it c
 """
 
 import json
+import statistics
 import time
 
 import torch
 
 from benchmarks.baselines import RasterVQ, TiTokArrangement
-from benchmarks.trials import parser
+from benchmarks.trials import add_refine, add_set, parser, refined, seconds_of
 from svq.cli.output import write_json
 from svq.data import open_images
 from svq.evaluation.fid import distance_to
@@ -23,36 +24,30 @@ from svq.tokenizer.presets import PRESETS
 from svq.tokenizer.task import TokenizerTask
 from svq.training.checkpoint import find, load_model
 from svq.training.config import TrainConfig
-from svq.training.device import choose_device
-from svq.training.draws import Draws
-from svq.training.optimizer import build_optimizers
+from svq.training.device import choose_device, products_in, start_engine
 from svq.training.runs import train_run
 from svq.training.settings import resolve
+from svq.training.step import Trainer
 
 MODELS = {"styled": StyledTokenizer, "titok": TiTokArrangement, "raster": RasterVQ}
 
 
 def images_per_second(task: TokenizerTask, config: TrainConfig, seconds: float = 15.0) -> float:
-    """Return how fast a task trains, quantizer and optimizer included."""
-    device = choose_device()
-    optimizers = build_optimizers(task.model.to(device), config.optimizer)
-    indices, rounds = torch.arange(config.batch_size), 0
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        draws = Draws(config.seed, 0, config.batch_size, slice(None), device)
-        batch = tuple(part.to(device) for part in task.batch(indices))
-        task.losses(batch, 1.0, draws).total.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        rounds += 1
-        if rounds == 2:  # the first two are a warm-up
+    """Return how fast a task trains near the end of its run, where codes are in use; two steps are a warm-up."""
+    trainer = Trainer(task, config, start_engine(config))
+    times: list[float] = []
+    with products_in(config.tf32):
+        while len(times) < 5 or sum(times[2:]) < seconds:
             began = time.perf_counter()
-    return (rounds - 2) * config.batch_size / (time.perf_counter() - began)
+            trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())  # waits for a GPU
+            times.append(time.perf_counter() - began)
+    return config.batch_size / statistics.mean(times[2:])
 
 
 def main() -> None:
     words = parser(__doc__, out="runs/rate_distortion")
+    add_set(words)
+    add_refine(words)
     words.add_argument("--minutes", type=float, default=8)
     words.add_argument("--images", type=int, help="see so many images; nothing is measured then")
     words.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
@@ -77,8 +72,8 @@ def main() -> None:
             codes = torch.cat([model.encode(part, arguments.refine) for part in originals.split(128)])
             with distance_to(originals, "random-conv") as distance:
                 measured = measure_order(model.decode, codes, originals, distance)
-            suffix = f"-refine-{arguments.refine}" if arguments.refine else ""  # of the same model
-            save_prefixes(out / f"prefixes{suffix}.png", model.decode, codes, originals, (1, 2, 4, 8, 16, 24))
+            strip = out / f"{refined('prefixes', arguments.refine)}.png"
+            save_prefixes(strip, model.decode, codes, originals, (1, 2, 4, 8, 16, 24))
             result = {
                 "model": name,
                 "seed": seed,
@@ -88,12 +83,12 @@ def main() -> None:
                 "images": count,
                 "refine": arguments.refine,
                 "images_per_s": speed,
-                "seconds": run["seconds"],
+                "seconds": seconds_of(out),
                 **measured._asdict(),
             }
             minutes = arguments.minutes if arguments.images is None else None
-            report = {"minutes": minutes, "set": arguments.assignments, "data": task.identity["data"]}
-            write_json(out / f"result{suffix}.json", {**report, **result, "versions": versions()})
+            result |= {"minutes": minutes, "settings": settings.model_dump(mode="json"), "data": images.fingerprint}
+            write_json(out / f"{refined('result', arguments.refine)}.json", {**result, "versions": versions()})
 
 
 if __name__ == "__main__":

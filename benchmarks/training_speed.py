@@ -94,7 +94,10 @@ def main() -> None:
     images = arguments.steps * settings.train.batch_size
     train = settings.train.model_copy(update={"images": images, "evaluate_every": images, "save_every": images})
     engine = start_engine(train)
-    task = TokenizerTask(settings.model, train, open_images("openmoji", settings.model.image_size))
+    if engine.device.type != "cpu":
+        raise SystemExit("this compares a CPU's step with its own matrix products; hide the GPU, CUDA_VISIBLE_DEVICES=")
+    pictures = open_images("openmoji", settings.model.image_size)
+    task = TokenizerTask(settings.model, train, pictures)
     trainer = Trainer(task, train, engine)
     flops = operations(trainer)
     trainer.step(0, images, trainer.feed.next())  # a warm-up
@@ -125,6 +128,9 @@ def main() -> None:
     result = {
         "preset": arguments.preset,
         "batch_size": train.batch_size,
+        "steps": arguments.steps,
+        "seed": train.seed,
+        "data": pictures.fingerprint,
         "threads": torch.get_num_threads(),
         "images_per_s": round(images / loop_s, 2),
         "gflop_per_step": round(flops / 1e9, 1),

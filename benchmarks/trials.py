@@ -16,6 +16,7 @@ from svq.tokenizer.config import TokenizerSettings
 from svq.tokenizer.task import TokenizerTask
 from svq.tokenizer.tokenize import tokenize
 from svq.training.device import choose_device
+from svq.training.log import read_log
 from svq.training.runs import train_run
 
 
@@ -29,14 +30,38 @@ class Trial(NamedTuple):
 
 
 def parser(description: str | None, out: str) -> argparse.ArgumentParser:
-    """Return a parser of the arguments that all have; `out` is where results go if nothing else is said."""
+    """Return a parser of the arguments that all have; `out` is where results go if nothing else is said.
+
+    What trains in a folder must have the settings it began with: give each table an ``--out`` of its own.
+    """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--seeds", type=int, nargs="+", default=[0])
     made.add_argument("--data", default="openmoji")
-    made.add_argument("--set", dest="assignments", action="append", default=[])
-    made.add_argument("--refine", type=int, default=0, help="search so many steps for better codes")
     made.add_argument("--out", type=Path, default=Path(out))
     return made
+
+
+def add_set(words: argparse.ArgumentParser) -> None:
+    words.add_argument("--set", dest="assignments", metavar="KEY=VALUE", action="append", default=[])
+
+
+def add_refine(words: argparse.ArgumentParser, steps: int = 0) -> None:
+    words.add_argument("--refine", type=int, default=steps, help="search so many steps for better codes")
+
+
+def refined(name: str, steps: int) -> str:
+    """Return the name of a result from codes that were searched for, or not, of one and the same model."""
+    return f"{name}-refine-{steps}" if steps else name
+
+
+def seconds_of(out: Path) -> float:
+    """Return how long a run has trained, evaluations included, by its log: over all its starts."""
+    total = last = 0.0
+    for seconds in (record["seconds"] for record in read_log(out) if "seconds" in record):
+        if seconds < last:  # another start
+            total += last
+        last = seconds
+    return round(total + last, 1)
 
 
 def trial(settings: TokenizerSettings, data: str, out: Path, refine_steps: int = 0) -> Trial:
@@ -55,9 +80,10 @@ def trial(settings: TokenizerSettings, data: str, out: Path, refine_steps: int =
     codes = tokenize(tokenizer, images, refine_steps=refine_steps)
     use = codebook_use(torch.from_numpy(codes.codes.astype("int64")), codes.codebook_size)
     measured = {
+        "settings": settings.model_dump(mode="json"),
         "data": images.fingerprint,
         "refine": refine_steps,
-        "seconds": run["seconds"],
+        "seconds": seconds_of(out),
         "device": tokenizer.device.type,
         "precision": run["precision"],
         "codes": codes.codebook_size,

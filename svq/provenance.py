@@ -1,7 +1,9 @@
 """What a result was made with and from: versions and checksums, recorded beside each result."""
 
 import hashlib
+import os
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,13 +20,20 @@ PACKAGES = (
 )
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide a result, and the kind of machine."""
+def versions(*others: str) -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide a result, of `others`, too, and the machine."""
     return {
         "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        **{name: version(name) for name in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {processor()}",
+        **{name: version(name) for name in (*PACKAGES, *others)},
     }
+
+
+def processor() -> str:
+    """Return the name of the processor, as Linux knows it."""
+    known = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", known.read_text() if known.exists() else "", re.MULTILINE)
+    return names[0] if names else "processor"
 
 
 def file_sha256(path: Path) -> str:

@@ -36,6 +36,11 @@ def choose_precision(wanted: str) -> str:
     return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
 
 
+def precision_of(engine: Accelerator) -> str:
+    """Return ``fp32`` or ``bf16``; accelerate calls the first one "no"."""
+    return engine.mixed_precision.replace("no", "fp32")
+
+
 def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
     """Join the other processes of the run, if there are any, and set up precision and trackers.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from svq.training.config import TrainConfig
-from svq.training.device import products_in, start_engine
+from svq.training.device import precision_of, products_in, start_engine
 from svq.training.micro import settle_micro_batch
 from svq.training.step import Trainer
 from svq.training.task import Task
@@ -43,7 +43,7 @@ def dry_run(build: Callable[[], Task], config: TrainConfig) -> dict[str, Any]:
         "images_per_s": rate,
         "seconds": config.images / rate,
         "device": str(engine.device),
-        "precision": engine.mixed_precision.replace("no", "fp32"),
+        "precision": precision_of(engine),
         "processes": engine.num_processes,
         "batch_size": config.batch_size,
         "micro_batch": config.micro_batch or config.batch_size // engine.num_processes,

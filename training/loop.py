@@ -44,6 +44,8 @@ def train(
     at = resume(trainer, out, accept_changes, log.say)
     log.rewind(at.seen)
     total = -(-config.images // config.batch_size) * config.batch_size
+    if 0 < at.seen < total:
+        log.say(f"{log.title}: going on from image {at.seen:,} of {total:,}")
     metrics: dict[str, float] = {}
 
     with StopRequest() as request:

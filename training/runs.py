@@ -8,7 +8,7 @@ from typing import Any
 from svq.errors import CheckpointError
 from svq.provenance import versions
 from svq.training.config import TrainConfig
-from svq.training.device import products_in, start_engine
+from svq.training.device import precision_of, products_in, start_engine
 from svq.training.log import RunLog, read_log
 from svq.training.loop import train
 from svq.training.micro import settle_micro_batch
@@ -51,7 +51,7 @@ def train_run(
         "model": task.model_config,
         "train": config.model_dump(mode="json"),
         "processes": engine.num_processes,
-        "precision": engine.mixed_precision,
+        "precision": precision_of(engine),
         **task.identity,
         "versions": versions(),
     }

@@ -68,4 +68,5 @@ def test_a_stopped_command_exits_with_75_and_goes_on(folder: Path, tmp_path: Pat
     assert 0 < int(stopped_at) < 1600
     done = svq(*arguments, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert f"going on from image {int(stopped_at):,} of 1,600" in done.stderr
     assert json.loads(done.stdout)["processes"] == processes

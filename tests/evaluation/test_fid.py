@@ -101,6 +101,7 @@ def test_statistics_of_a_reference_are_cached_by_its_fingerprint(pictures: Image
     first = measure(pictures.images, "one")
     assert measure(255 - pictures.images, "two") > first + 0.1  # another fingerprint, other statistics
     assert measure(pictures.images, "one") == pytest.approx(first)
+    assert measure(255 - pictures.images, "one") == pytest.approx(first)  # known by that, and not looked at again
     # Parts of one set differ at the end of a long name only.
     long = "0123456789abcdef" * 4
     assert measure(255 - pictures.images, f"{long}-val") != pytest.approx(measure(pictures.images, f"{long}-train"))

@@ -76,12 +76,8 @@ def within(weights: Weights, prefix: str) -> Weights:
 
 def unpatchify(x: Tensor, side: int, patch: int) -> Tensor:
     """Put patch (row, column) where it belongs; a patch's values are ordered channel, row, column."""
-    image = x.new_zeros(len(x), 3, side * patch, side * patch)
-    for row in range(side):
-        for column in range(side):
-            values = x[:, row * side + column].reshape(-1, 3, patch, patch)
-            image[:, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] = values
-    return image
+    x = x.reshape(len(x), side, side, 3, patch, patch)  # (B, row, column, channel, row in it, column in it)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(len(x), 3, side * patch, side * patch)
 
 
 def decode(

@@ -46,6 +46,13 @@ def test_one_step_of_muon_has_the_size_that_adamw_would_have() -> None:
     assert 0.15 < weight.square().mean().sqrt() / 0.1 < 0.25  # Adam's updates have an RMS of 0.2 to 0.4
 
 
+def test_muon_decays_what_it_moves() -> None:
+    weight = torch.nn.Parameter(torch.ones(4, 4))
+    weight.grad = torch.zeros(4, 4)
+    Muon([weight], lr=0.1, momentum=0.95, weight_decay=0.5).step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 4), 0.95))
+
+
 def test_muon_takes_the_matrices_of_the_layers_and_nothing_is_left_out(config: TokenizerConfig) -> None:
     model = StyledTokenizer(config)
     optimizers = build_optimizers(model, OptimizerConfig(name="muon"))

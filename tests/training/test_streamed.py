@@ -34,7 +34,12 @@ def run(config: TokenizerConfig, settings: TokenizerTrainConfig, pictures: Packe
 
 @pytest.mark.parametrize("kind", ["torch", "dali"])
 def test_a_streamed_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(
-    config: TokenizerConfig, packed: PackedSet, tmp_path: Path, kind: Any, monkeypatch: pytest.MonkeyPatch
+    config: TokenizerConfig,
+    packed: PackedSet,
+    tmp_path: Path,
+    kind: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     pictures, settings = PackedPictures(packed, 16, kind), TRAIN.model_copy(update={"crop": "random"})
     run(config, settings, pictures, tmp_path / "whole")
@@ -43,7 +48,9 @@ def test_a_streamed_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(
         patch.setattr(RunLog, "step", stopping_after(40))
         with pytest.raises(KeyboardInterrupt):
             run(config, settings, pictures, tmp_path / "parts")
+    capsys.readouterr()
     run(config, settings, pictures, tmp_path / "parts")
+    assert "going on from image 40 of " in capsys.readouterr().err
     whole, parts = final(tmp_path / "whole"), final(tmp_path / "parts")
     assert whole.keys() == parts.keys()
     assert not [name for name, tensor in whole.items() if not torch.equal(tensor, parts[name])]

@@ -1,0 +1,68 @@
+"""The benchmarks run: all have help, and the comparison of decoders does what it says at a toy's size."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import rate_distortion
+from benchmarks.rate_distortion import MODELS
+from benchmarks.trials import seconds_of
+from svq.tokenizer.config import TokenizerConfig
+
+ROOT = Path(__file__).parent.parent
+SHARED = {"__init__", "baselines", "trials"}
+PROGRAMS = sorted({file.stem for file in (ROOT / "benchmarks").glob("*.py")} - SHARED)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_it_says_what_it_does(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    program = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        program.main()
+    assert f"python -m benchmarks.{name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_prefix_is_what_comes_before_the_rest(name: str) -> None:
+    torch.manual_seed(0)
+    config = TokenizerConfig(
+        image_size=16, patch_size=8, encoder_width=32, encoder_depth=1, encoder_heads=2, decoder_width=32,
+        decoder_heads=2, plain_layers=1, mlp_ratio=2,
+    )  # fmt: skip
+    model = MODELS[name](config)
+    images = torch.rand(4, 3, 16, 16) * 2 - 1
+    latents = model.latents(images)
+    assert latents.shape == (4, 36, config.latent_dim)
+    keep = torch.tensor([1, 7, 20, 36])
+    painted = model.decoder(latents, keep)
+    assert painted.shape == images.shape
+    for i, k in enumerate(keep.tolist()):
+        torch.testing.assert_close(painted[i : i + 1], model.decoder(latents[i : i + 1, :k]), rtol=1e-4, atol=1e-5)
+    model(images, quantized=False).images.sum().backward()
+    still = [n for n, p in model.named_parameters() if p.grad is None and "null" not in n and "std" not in n]
+    assert not [n for n in still if not n.startswith("quantizer")]
+
+
+def test_a_comparison_is_measured_once_and_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["rate_distortion", "--data", str(folder), "--models", "raster", "--images", "64", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    rate_distortion.main()
+    first = json.loads((tmp_path / "raster-0" / "result.json").read_text())
+    assert first["psnr"].keys() == {str(k) for k in range(1, 37)}
+    assert first["precision"] == "fp32" or torch.cuda.is_available()
+    assert first["settings"]["train"]["images"] == first["images"] == 64
+    assert first["seconds"] > 0
+    rate_distortion.main()
+    assert json.loads((tmp_path / "raster-0" / "result.json").read_text()) == first
+
+
+def test_the_time_of_a_run_is_that_of_all_its_starts(tmp_path: Path) -> None:
+    records = [{"images": 10, "seconds": 5.0}, {"images": 20, "seconds": 9.0}, {"images": 20, "evaluation": {}}]
+    records += [{"images": 30, "seconds": 2.5}, {"images": 40, "seconds": 4.0}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert seconds_of(tmp_path) == 13.0
