@@ -70,7 +70,24 @@ def main() -> None:
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         _once(typer.style("error: ", fg="red", bold=True) + text)
         sys.exit(2)
+    except Exception as error:
+        if debug or not _out_of_memory(error):
+            raise
+        _once(
+            typer.style("error: ", fg="red", bold=True) + f"out of memory: {str(error).partition(chr(10))[0]}; give a "
+            "smaller --batch-size, or, to train, --batch-size auto or --set train.recompute=true"
+        )
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Say whether a GPU's or this machine's memory was too small; torch may not even be imported here."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def _once(text: str) -> None:

@@ -1,6 +1,6 @@
 """The options that several commands share, so that each means the same everywhere."""
 
-import math
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,10 +13,10 @@ def count(text: str | int) -> int:
     """Read 200k, 1.5M or 3000."""
     scale = {"k": 10**3, "m": 10**6}.get(str(text)[-1:].lower(), 1)
     try:
-        number = float(str(text)[:-1] if scale > 1 else text) * scale
-    except ValueError:
-        number = 0.0
-    if not math.isfinite(number) or number < 1 or number != int(number):
+        number = Decimal(str(text)[:-1] if scale > 1 else str(text)) * scale  # exact: 4.1M is a whole number
+    except InvalidOperation:
+        number = Decimal(0)
+    if not number.is_finite() or number < 1 or number != int(number):
         raise typer.BadParameter(f"expected a whole number above 0 such as 3000, 200k or 1.5M, got '{text}'")
     return int(number)
 

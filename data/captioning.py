@@ -5,7 +5,6 @@ so that a stopped run goes on behind its last whole line. Each line repeats the 
 captioned it; a file begun with another model or on other pictures is recognised, refused, and left as it is.
 """
 
-import fcntl
 import json
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ from svq.data.entries import Entry, load
 from svq.data.imageset import Advance, nothing
 from svq.data.parallel import WorkerError, in_order
 from svq.errors import DataError, UserError
+from svq.locking import lock
 
 Row = dict[str, Any]  # a line of the list
 
@@ -68,7 +68,8 @@ def write_captions(
     begun.parent.mkdir(parents=True, exist_ok=True)
     wanted = (Task(entry, _row(entry, captioner)) for entry in entries)
     with open(begun, "a+b") as file:
-        _lock(file, begun)
+        taken = f"another process is writing {begun}; wait for it, or give another --out"
+        lock(file, UserError(taken))
         try:
             done = _skip_done(file, wanted, begun, finished=begun == out)
             advance(done.pictures)
@@ -102,13 +103,6 @@ def _row(entry: Entry, captioner: str) -> Row:
         "captioner": captioner,
     }
     return {name: value for name, value in known.items() if value is not None}
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"another process is writing {path}; wait for it, or give another --out") from error
 
 
 def _skip_done(file: BinaryIO, wanted: Iterator[Task], path: Path, finished: bool) -> Captioned:

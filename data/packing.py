@@ -8,7 +8,6 @@ again goes on from there. The set appears when all is done, its index last; that
 file is moved, so that moving goes on, too.
 """
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +29,7 @@ from svq.data.parallel import in_order
 from svq.data.recordio import ImageRecord, pack_image
 from svq.data.shards import Journal, SplitWriter, Writer, open_at, write_whole
 from svq.errors import DataError, UserError
+from svq.locking import lock
 
 CHUNK = 16  # pictures that a worker gets at a time
 JOURNAL_EVERY = 4096  # pictures
@@ -240,10 +240,7 @@ def _locked(work: Path) -> Iterator[None]:
     """Hold a folder against another process that packs to the same place; without a journal it is not kept."""
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise DataError(f"another process is at work in {work}") from error
+        lock(file, DataError(f"another process is at work in {work}"))
         try:
             yield
         finally:

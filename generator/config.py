@@ -47,6 +47,7 @@ class GeneratorTrainConfig(TrainConfig):
     condition_dropout: float = Field(
         0.1, ge=0, le=1, description="share of sequences without class, for classifier-free guidance"
     )
+    evaluation_sequences: PositiveInt = Field(10_000, description="held-out sequences to evaluate on, at most")
 
 
 class GeneratorSettings(Config):

@@ -4,6 +4,7 @@ What is special: the condition is the first token. The vocabulary is the codeboo
 means "any picture" and begins an unconditional sentence, then one token for each class.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,9 +150,11 @@ class Generator(nn.Module):
         for schedule in schedules:
             if isinstance(schedule, Sequence) and len(schedule) != tokens:
                 raise UserError(f"expected a schedule of {tokens} numbers, one for each position, got {len(schedule)}")
+            if schedule is not None and not all(math.isfinite(at_position(schedule, i)) for i in range(tokens)):
+                raise UserError(f"expected finite numbers to sample with, got {schedule}")
         guidance = schedules[-1]
         if guidance != 1 and bool((labels < 0).all()):
-            raise UserError("guidance needs a class to guide to; give labels")
+            raise UserError("guidance needs a class to guide to; give --class, or labels")
         if labels.shape != (n,) or (n and not (int(labels.min()) >= -1 and int(labels.max()) < classes)):
             raise UserError(f"expected {n} labels from -1 to {classes - 1}, got {labels.tolist()[:8]}")
         if prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > tokens:

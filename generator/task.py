@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from x_transformers import Attention, FeedForward
@@ -40,10 +41,12 @@ class GeneratorTask(Task):
                 "some to train on and some held out are both needed, write them with 'svq tokenize --split all'"
             )
         self.config, self.tokenizer = train, tokenizer
-        rows, labels = torch.from_numpy(codes.codes.astype("int64")), torch.from_numpy(codes.labels)
-        held_out = torch.from_numpy(codes.validation)
-        self.codes, self.labels = rows[~held_out], labels[~held_out]
-        self.held_out = rows[held_out], labels[held_out]
+        # As they are stored: int64, codes of millions of pictures would be gigabytes.
+        self.codes, self.labels = codes.codes[~codes.validation], torch.from_numpy(codes.labels[~codes.validation])
+        held_out = codes.validation.nonzero()[0]
+        spread = np.linspace(0, len(held_out) - 1, min(len(held_out), train.evaluation_sequences)).astype(int)
+        rows, labels = codes.codes[held_out[spread]].astype("int64"), codes.labels[held_out[spread]]
+        self.held_out = torch.from_numpy(rows), torch.from_numpy(labels)
         self.size = len(self.codes)
         config = GeneratorConfig(
             **shape.model_dump(),
@@ -62,7 +65,7 @@ class GeneratorTask(Task):
         return [m for m in model.modules() if isinstance(m, Attention | FeedForward)]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
-        return self.codes[indices], self.labels[indices]
+        return torch.from_numpy(self.codes[indices.numpy()].astype("int64")), self.labels[indices]
 
     def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
         codes, labels = batch
@@ -71,7 +74,7 @@ class GeneratorTask(Task):
         return Losses(loss, {})
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Return the mean cross-entropy per code of held-out sentences, in nats, as ``validation_nats``."""
+        """Return the mean cross-entropy per code of held-out sentences in nats, as ``validation_nats``."""
         assert isinstance(model, Generator)
         device, total = next(model.parameters()).device, 0.0
         for codes, labels in zip(*(t.split(EVALUATION_BATCH) for t in self.held_out), strict=True):

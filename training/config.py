@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 
 class Config(BaseModel):
-    """A frozen configuration; an unknown key is an error."""
+    """A frozen configuration; an unknown key is an error, and so is a number that is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]

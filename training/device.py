@@ -72,6 +72,7 @@ def start_engine(config: TrainConfig, out: Path | None = None) -> Accelerator:
         project_dir=out,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
+                gradient_as_bucket_view=True,  # else all gradients are held twice
                 broadcast_buffers=False,  # ours are equal by construction: statistics and codebooks are reduced
                 find_unused_parameters=True,  # a quantizer's and a discriminator's, before their time has come
             ),

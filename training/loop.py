@@ -63,13 +63,15 @@ def train(
                 copy_buffers(trainer.average, task.model)
             # Log.
             log.step(seen, taken.values, taken.rate, waited, at.skipped)
+            if taken.stop and not last:
+                save(trainer, out, at)  # before an evaluation, which may take longer than we are given
             # Evaluate.
             better = False
             if last or due(before, seen, config.evaluate_every):
                 metrics = evaluate(trainer, log, seen, out)
                 at, better = _compare(at, metrics, task)
             # Save.
-            if last or better or taken.stop or due(before, seen, config.save_every):
+            if last or better or (due(before, seen, config.save_every) and not taken.stop):
                 save(trainer, out, at)
             # Stop?
             if taken.stop and not last:

@@ -16,7 +16,8 @@ def settle_micro_batch(task: Task, config: TrainConfig, engine: Accelerator, out
     """Return the configuration with a number for ``micro_batch``, if it says ``auto``.
 
     A run that goes on keeps the number it began with. Else the largest is taken, of a process's share, its half
-    and so on, with which a step does not run out of memory.
+    and so on, with which a step does not run out of memory. Several GPUs must be alike and free: where one has room
+    and another has not, the one would wait for the other.
     """
     if config.micro_batch != "auto":
         return config
@@ -33,6 +34,7 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
     before = [{name: t.clone() for name, t in part.state_dict().items()} for part in parts]
 
     def attempt(batch_size: int) -> int:
+        engine.free_memory()  # of an attempt before
         trainer = Trainer(task, config.model_copy(update={"micro_batch": batch_size}), engine)
         for optimizer in trainer.optimizers:
             optimizer.zero_grad()  # of an attempt that did not fit
@@ -47,7 +49,9 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
     try:
         found: int = find_executable_batch_size(attempt, share, lambda: next(smaller))()
     except RuntimeError as error:
-        raise TrainingError(f"not even one image at a time fits into memory: {error}") from error
+        if "No executable batch size" not in str(error):
+            raise
+        raise TrainingError("not even one image at a time fits into memory; give a smaller model") from error
     finally:
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)

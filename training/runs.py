@@ -1,11 +1,17 @@
 """A run as the command line starts it: train, then return all that describes the result."""
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
 from svq.errors import CheckpointError
+from svq.locking import lock
 from svq.provenance import versions
 from svq.training.config import TrainConfig
 from svq.training.device import precision_of, products_in, start_engine
@@ -28,7 +34,8 @@ def train_run(
         accept_changes: go on although the settings are not those of before.
 
     Raises:
-        CheckpointError: the folder holds a model or a checkpoint, or what `train` refuses.
+        CheckpointError: the folder holds a model or a checkpoint, another run is at work in it, or what `train`
+            refuses.
         TrainingError: there is a ``log.jsonl`` that is not a run's, or what `train` raises.
     """
     began = time.perf_counter()
@@ -36,13 +43,15 @@ def train_run(
     engine = start_engine(config, out)
     with engine.local_main_process_first():  # the first one prepares the data, the others find it prepared
         task = build()
-    with products_in(config.tf32):
+    with _alone(out, engine), products_in(config.tf32):
         config = settle_micro_batch(task, config, engine, out)
         if config.trackers:
-            engine.init_trackers(title, config.model_dump(mode="json", exclude={"optimizer", "trackers"}))
+            with redirect_stdout(sys.stderr):  # trackio prints; stdout is for the result
+                engine.init_trackers(title, config.model_dump(mode="json", exclude={"optimizer", "trackers"}))
         with RunLog(title, out, config.images, engine) as log:
             metrics = train(task, config, out, log, engine, accept_changes)
-    engine.end_training()
+    with redirect_stdout(sys.stderr):
+        engine.end_training()
     return {
         "out": out,
         "metrics": metrics,
@@ -55,6 +64,27 @@ def train_run(
         **task.identity,
         "versions": versions(),
     }
+
+
+@contextmanager
+def _alone(out: Path, engine: Accelerator) -> Iterator[None]:
+    """Hold the folder of a run against other runs; the first process does so for all.
+
+    Raises:
+        CheckpointError: another run holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    taken: list[str | None] = [None]
+    with open(out / ".lock", "a") as file:
+        if engine.is_main_process:
+            try:
+                lock(file, CheckpointError(f"another run is at work in {out}; wait for it, or give another --out"))
+            except CheckpointError as error:
+                taken = [str(error)]
+        (refusal,) = broadcast_object_list(taken)
+        if refusal is not None:
+            raise CheckpointError(refusal)
+        yield
 
 
 def _check_folder(out: Path) -> None:

@@ -142,7 +142,8 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
         say: is told of accepted changes.
 
     Raises:
-        CheckpointError: all checkpoints are damaged, or the run had other settings or other data.
+        CheckpointError: all checkpoints are damaged, the run had other settings or other data, or it is finished
+            and could not learn from what has changed.
     """
     folder = checkpoint.newest_sound(out)
     if folder is None:
@@ -151,8 +152,15 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
     changes = differences(state["identity"], identity(trainer))
     if changes and not accept_changes:
         raise CheckpointError(
-            f"{out} holds a run with other settings ({'; '.join(changes)}); "
-            "give another --out, the same settings to go on, or --accept-changes"
+            f"{out} holds a run with other settings ({'; '.join(changes)}); give another --out, the same settings "
+            "to go on, or, to 'svq tokenizer train' and 'svq generator train', --accept-changes"
+        )
+    position = Position(**state["position"])
+    unlearnt = [change for change in changes if change.startswith(("data", "model"))]
+    if unlearnt and position.seen >= trainer.config.images:
+        raise CheckpointError(
+            f"{out} is finished, and would learn nothing of what has changed ({'; '.join(unlearnt)}); "
+            "give more --images, or another --out"
         )
     if changes:
         say(f"{out}: going on with changes: {'; '.join(changes)}")
@@ -161,11 +169,20 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
         say(f"{out}: the optimizer begins anew, for what it remembers is another's")
     try:
         _load(trainer, folder, anew)
-        feeds = state["feeds"]  # one for each process; of another number of them, the first speaks for all
-        trainer.feed.restore(feeds[trainer.rank if len(feeds) == trainer.processes else 0])
+        _restore_feed(trainer, state["feeds"], changed=bool(changes), say=lambda text: say(f"{out}: {text}"))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{folder} does not fit these settings: {error}") from error
-    return Position(**state["position"])
+    return position
+
+
+def _restore_feed(trainer: Trainer, feeds: list[dict[str, Any]], changed: bool, say: Callable[[str], None]) -> None:
+    """Go on in the order of the pictures, or begin it anew where changed settings have another order."""
+    try:  # one for each process; of another number of them, the first speaks for all
+        trainer.feed.restore(feeds[trainer.rank if len(feeds) == trainer.processes else 0])
+    except (CheckpointError, KeyError) as error:
+        if not changed:
+            raise
+        say(f"the order of the pictures begins anew ({error})")
 
 
 def _optimizers_begin_anew(old: dict[str, Any], trainer: Trainer) -> bool:

@@ -5,6 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+import typer
+
+from svq.cli import app
+from svq.cli.options import count
 
 MISTAKES = {
     "tokenizer train --data nowhere": "no data source 'nowhere'; expected a folder of images",
@@ -24,6 +29,8 @@ MISTAKES = {
     "tokenizer train --loader dali": "--loader dali reads packed sets, and 'openmoji' is none",
     "tokenizer train --set train.precision=fp8": "train.precision: Input should be 'auto', 'fp32' or 'bf16'",
     "paint": "no codes yet",
+    "tokenizer train --set train.kl_weight=nan": "train.kl_weight: Input should be a finite number",
+    "generate --guidance nan": "guidance",
     "tokenizer train --config none.yaml": "none.yaml cannot be read",
     "tokenize --tokenizer nowhere": "no checkpoint in nowhere",
     "tokenize --split test": "'test' is not one of 'train', 'val', 'all'",
@@ -87,3 +94,33 @@ def test_debug_shows_where_it_happened(tmp_path: Path) -> None:
         done = svq(*arguments, cwd=tmp_path)
         assert done.returncode != 0
         assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+        MemoryError("Unable to allocate 9 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "app", fail)
+    with pytest.raises(SystemExit, match="2"):
+        app.main()
+    said = capsys.readouterr().err
+    assert said.startswith("error: out of memory: ")
+    assert "--batch-size auto" in said
+    assert said.count("\n") == 1
+
+
+def test_a_count_may_be_a_fraction_of_thousands() -> None:
+    assert [count(text) for text in ("4.1M", "16.1k", "3000", "1.5m")] == [4_100_000, 16_100, 3000, 1_500_000]
+    for wrong in ("0", "-1k", "1.0001k", "nan", "inf", "1e", "k", ""):
+        with pytest.raises(typer.BadParameter):
+            count(wrong)

@@ -128,6 +128,14 @@ def test_stage_two_never_trains_on_held_out_pictures(codes: Codes, tokenizer: St
     assert torch.equal(shown, torch.from_numpy(codes.codes[~codes.validation].astype(np.int64)))
 
 
+def test_stage_two_evaluates_on_so_many_sentences(codes: Codes, tokenizer: StyledTokenizer) -> None:
+    train = GeneratorTrainConfig(evaluation_sequences=3)
+    task = GeneratorTask(GeneratorShape(width=32, depth=1, heads=2), train, codes, tokenizer)
+    known = codes.codes[codes.validation].astype(np.int64)
+    assert len(known) > 3
+    assert torch.equal(task.held_out[0], torch.from_numpy(known[[0, (len(known) - 1) // 2, -1]]))
+
+
 def test_a_run_does_not_go_on_with_codes_that_were_searched_for_otherwise(
     codes: Codes, tokenizer: StyledTokenizer
 ) -> None:

@@ -96,7 +96,8 @@ def test_schedules_by_position(generator: Generator) -> None:
         ({"temperature": [1.0]}, "expected a schedule of 8 numbers, one for each position, got 1"),
         ({"top_p": [1.0] * 9}, "expected a schedule of 8 numbers"),
         ({"guidance": 2.0}, "guidance needs a class"),
-        ({"temperature": float("nan")}, "expected temperature"),
+        ({"temperature": float("nan")}, "expected finite numbers to sample with, got nan"),
+        ({"guidance": [1.0] * 7 + [float("inf")], "labels": torch.tensor([0])}, "expected finite numbers"),
     ],
 )
 def test_wrong_arguments_are_refused(generator: Generator, arguments: dict, message: str) -> None:

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator
 from torch import nn
 
 from svq.data import ImageSet
-from svq.errors import CheckpointError, TrainingError
+from svq.errors import CheckpointError, TrainingError, UserError
+from svq.locking import lock
 from svq.tokenizer.config import KMeansConfig, TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.task import TokenizerTask
 from svq.training.checkpoint import find, newest, read_tensors
@@ -109,3 +112,40 @@ def test_the_found_micro_batch_is_that_of_the_newest_sound_checkpoint(
     settings = TRAIN.model_copy(update={"micro_batch": "auto"})
     task = TokenizerTask(config, settings, pictures)
     assert settle_micro_batch(task, settings, start_engine(settings), tmp_path).micro_batch == 4
+
+
+def test_two_runs_never_share_a_folder(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
+    run(config, pictures, tmp_path)
+    before = (tmp_path / "log.jsonl").read_text()
+    with open(tmp_path / ".lock", "a") as file:
+        lock(file, UserError())
+        with pytest.raises(CheckpointError, match="another run is at work in"):
+            run(config, pictures, tmp_path, accept=True, images=96)
+    assert (tmp_path / "log.jsonl").read_text() == before
+    run(config, pictures, tmp_path, accept=True, images=96)
+    assert find(tmp_path).name == f"{96:012d}"
+
+
+def test_a_finished_run_is_not_taken_for_one_on_other_data(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    run(config, pictures, tmp_path)
+    others = replace(pictures, fingerprint="others")
+    with pytest.raises(CheckpointError, match=r"is finished, and would learn nothing of what has changed \(data: "):
+        run(config, others, tmp_path, accept=True)
+    run(config, others, tmp_path, accept=True, images=96)
+    assert find(tmp_path).name == f"{96:012d}"
+
+
+def test_what_a_tracker_prints_is_no_result(
+    config: TokenizerConfig,
+    pictures: ImageSet,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda *_: print("initialized"))
+    run(config, pictures, tmp_path, trackers=("tensorboard",))
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "initialized" in said.err

@@ -1,5 +1,7 @@
 """The loop: exact resume, the order of examples, the averaged weights, refusals."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch import Tensor
+from torch import Tensor, nn
 
 from svq.data import ImageSet
 from svq.data.imageset import to_float
@@ -37,6 +39,7 @@ from svq.training.order import order
 from svq.training.runs import train_run
 from svq.training.step import Trainer, average_weights
 from svq.training.task import Losses
+from tests.steps import draws
 
 TRAIN = TokenizerTrainConfig(
     images=96,
@@ -60,10 +63,6 @@ def start(task: TokenizerTask, out: Path) -> dict[str, float]:
     engine = start_engine(task.config)
     with RunLog("test", out, task.config.images, engine) as log:
         return train(task, task.config, out, log, engine)
-
-
-def draws_for(count: int) -> Draws:
-    return Draws(0, 0, count, slice(None), torch.device("cpu"))
 
 
 def stopping_after(images: int) -> Callable[..., None]:
@@ -113,6 +112,27 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, parts[name]), name
+
+
+def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Trainer.step
+
+    def asked(self: Trainer, seen: int, *rest: Any) -> Any:
+        if seen == 32:  # the step that ends where an evaluation is due
+            os.kill(os.getpid(), signal.SIGTERM)
+        return taken(self, seen, *rest)
+
+    class Killed(TokenizerTask):
+        def evaluate(self, model: nn.Module) -> dict[str, float]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "step", asked)
+    settings = TRAIN.model_copy(update={"save_every": 96})
+    with pytest.raises(KeyboardInterrupt):
+        start(Killed(config, settings, pictures), tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"{40:012d}"]
 
 
 def test_a_finished_run_is_left_as_it_is(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
@@ -246,6 +266,23 @@ def test_micro_batches_change_no_loss_and_no_gradient(config: TokenizerConfig, p
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_no_other_fault_is_taken_for_too_little_memory(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    class Faulty(TokenizerTask):
+        def losses(self, *_: Any) -> Losses:
+            raise RuntimeError("a fault of another kind")
+
+    class Large(TokenizerTask):
+        def losses(self, *_: Any) -> Losses:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    settings = TRAIN.model_copy(update={"micro_batch": "auto"})
+    for task, error, message in ((Faulty, RuntimeError, "a fault"), (Large, TrainingError, "not even one image")):
+        with pytest.raises(error, match=message):
+            settle_micro_batch(task(config, settings, pictures), settings, start_engine(settings), tmp_path)
+
+
 def test_the_largest_micro_batch_that_fits_is_found(
     config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
 ) -> None:
@@ -324,8 +361,8 @@ def test_gradients_are_clipped(config: TokenizerConfig, pictures: ImageSet) -> N
 def test_the_loss_is_the_sum_of_its_parts(config: TokenizerConfig, pictures: ImageSet) -> None:
     config = config.model_copy(update={"quantizer": VQConfig(codebook_size=16)})
     settings = TRAIN.model_copy(update={"kl_weight": 0.5})
-    batch, draws = (pictures.batch(pictures.indices("train")[:8]),), draws_for(8)
-    losses = TokenizerTask(config, settings, pictures).losses(batch, 1.0, draws)
+    batch = (pictures.batch(pictures.indices("train")[:8]),)
+    losses = TokenizerTask(config, settings, pictures).losses(batch, 1.0, draws(8))
     parts = losses.parts
     assert parts["kl"] > 0.01
     assert parts["quantizer"] > 0
@@ -345,7 +382,7 @@ def test_half_of_the_pictures_are_mirrored(config: TokenizerConfig, pictures: Im
     originals = pictures.batch(pictures.indices("train")[:32])
     for flip in (True, False):
         task = TokenizerTask(config, TRAIN.model_copy(update={"flip": flip}), pictures, Watched)
-        task.losses((originals,), 0.0, draws_for(32))
+        task.losses((originals,), 0.0, draws(32))
     mirrored = [torch.equal(a, b.flip(-1)) for a, b in zip(seen[0], to_float(originals), strict=True)]
     plain = [torch.equal(a, b) for a, b in zip(seen[0], to_float(originals), strict=True)]
     assert all(a != b for a, b in zip(mirrored, plain, strict=True))

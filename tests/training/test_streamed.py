@@ -10,7 +10,7 @@ from svq.data.packed import PackedSet, open_index
 from svq.data.packing import PackSettings, pack
 from svq.data.pictures import PackedPictures
 from svq.data.sources import list_pictures
-from svq.errors import DataError
+from svq.errors import CheckpointError, DataError
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.task import TokenizerTask
 from svq.training.device import start_engine
@@ -26,10 +26,16 @@ def packed(folder: Path, tmp_path_factory: pytest.TempPathFactory, _session: Non
     return open_index(out)
 
 
-def run(config: TokenizerConfig, settings: TokenizerTrainConfig, pictures: PackedPictures, out: Path) -> None:
+def run(
+    config: TokenizerConfig,
+    settings: TokenizerTrainConfig,
+    pictures: PackedPictures,
+    out: Path,
+    accept_changes: bool = False,
+) -> None:
     task, engine = TokenizerTask(config, settings, pictures), start_engine(settings)
     with RunLog("test", out, settings.images, engine) as log:
-        train(task, settings, out, log, engine)
+        train(task, settings, out, log, engine, accept_changes)
 
 
 @pytest.mark.parametrize("kind", ["torch", "dali"])
@@ -65,3 +71,18 @@ def test_held_out_pictures_are_those_of_the_set(config: TokenizerConfig, packed:
 def test_random_crops_need_a_stream(config: TokenizerConfig, pictures: Any) -> None:
     with pytest.raises(DataError, match=r"train\.crop=random is for packed sets that are streamed"):
         TokenizerTask(config, TRAIN.model_copy(update={"crop": "random"}), pictures)
+
+
+@pytest.mark.parametrize("kind", ["torch", "dali"])
+def test_a_streamed_run_goes_on_with_accepted_changes(
+    config: TokenizerConfig, packed: PackedSet, tmp_path: Path, kind: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = PackedPictures(packed, 16, kind)
+    run(config, TRAIN.model_copy(update={"images": 48}), pictures, tmp_path)
+    other = TRAIN.model_copy(update={"batch_size": 16})
+    with pytest.raises(CheckpointError, match=r"train\.batch_size: 8 -> 16"):
+        run(config, other, pictures, tmp_path)
+    capsys.readouterr()
+    run(config, other, pictures, tmp_path, accept_changes=True)
+    assert "the order of the pictures begins anew" in capsys.readouterr().err
+    assert max((tmp_path / "checkpoints").iterdir()).name == f"{96:012d}"
