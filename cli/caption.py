@@ -40,9 +40,10 @@ def caption(
     from svq.training.log import bar
 
     check_file(out, ".jsonl")
-    entries = list(list_pictures(source))
-    with bar("caption", len(entries)) as advance:
-        result = write_captions(entries, out, CaptionSettings(model, max_tokens, beams), batch_size, workers, advance)
+    with bar("caption", total=None) as advance:
+        result = write_captions(
+            list_pictures(source), out, CaptionSettings(model, max_tokens, beams), batch_size, workers, advance
+        )
     show(
         {"out": out, **result._asdict()},
         {

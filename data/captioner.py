@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from svq.data.imageset import to_rgb
+from svq.data.colour import to_rgb
 from svq.errors import UserError
 
 

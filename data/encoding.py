@@ -13,7 +13,7 @@ from typing import Literal
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from svq.data.imageset import to_rgb
+from svq.data.colour import foreign_profile, to_rgb
 from svq.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -82,9 +82,10 @@ def _damage_named() -> Iterator[None]:
 def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
     """Return a picture as a packed set should hold it.
 
-    Kept are the bytes of what all decoders show alike: without any flaw, RGB or grey with 8 bits, not moving, and
-    upright, or a JPEG turned by its Exif, which all of them heed. Everything else that Pillow can decode becomes
-    RGB, upright and without transparency, and is encoded anew: as JPEG where it was one, else without loss.
+    Kept are the bytes of what all decoders show alike: without any flaw, RGB or grey with 8 bits, in no colours but
+    sRGB's, not moving, and upright, or a JPEG turned by its Exif, which all of them heed. Everything else that Pillow
+    can decode becomes sRGB, upright and without transparency, and is encoded anew: as JPEG where it was one, else
+    without loss.
 
     Args:
         data: the encoded picture.
@@ -101,7 +102,8 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
         orientation = image.getexif().get(ORIENTATION, 1)  # Pillow takes it from XMP where Exif has none
         upright = orientation == 1 or (is_jpeg and orientation == _exif_orientation(image))
         still = is_jpeg or not getattr(image, "is_animated", False)
-        plain = upright and still and image.mode in ("L", "RGB") and "transparency" not in image.info
+        eight_bits = image.mode in ("L", "RGB") and "transparency" not in image.info
+        plain = upright and still and eight_bits and foreign_profile(image) is None
         shrink = resize is not None and min(image.size) > resize
         if how == "keep" and plain and not shrink and is_flawless(data):
             return data

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -16,6 +17,8 @@ from svq.data.imageset import Advance, ImageSet, cached, nothing
 from svq.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+TRAINING = {"train", "training"}  # names of folders, as torchvision's and other sets have them
+HELD_OUT = {"val", "valid", "validation", "test"}
 
 
 def picture_files(path: Path) -> list[Path]:
@@ -41,7 +44,9 @@ def _walk(root: Path) -> Iterator[Path]:
             below.clear()
             continue
         seen.add(real)
-        yield from (Path(folder) / name for name in names)
+        # Hidden ones are none of the user's pictures: what macOS leaves beside each file, originals of a photo album.
+        below[:] = (name for name in below if not name.startswith("."))
+        yield from (Path(folder) / name for name in names if not name.startswith("."))
 
 
 def native_size(path: Path) -> int:
@@ -62,8 +67,8 @@ def native_size(path: Path) -> int:
 def open_folder(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
     """Return the pictures below a folder at `size` pixels.
 
-    The class is the name of the folder that a picture lies in, if that is not the root itself. A text
-    file of the same name (``cat.jpg``, ``cat.txt``) is the caption.
+    The class is the name of the folder that a picture lies in, if that is not the root itself or, in it, the
+    folder of a split. A text file of the same name (``cat.jpg``, ``cat.txt``) is the caption.
 
     Raises:
         DataError: the folder does not exist or holds no readable picture.
@@ -76,12 +81,21 @@ def open_folder(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
                 stat = part.stat()
                 listing.update(os.fsencode(part.relative_to(path)))
                 listing.update(f"|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-    return cached(str(path), f"folder|{listing.hexdigest()}", size, items(entries(path, files)), advance)
+    return cached(str(path), f"folder|{listing.hexdigest()}", size, items(entries(path, files)), advance, len(files))
 
 
 def entries(root: Path, files: list[Path]) -> Iterator[Entry]:
-    """List picture files below a folder."""
+    """List picture files below a folder.
+
+    Where it holds nothing but ``train/`` and ``val/`` or ``test/``, as many sets have it, these are the splits.
+    """
+    tops = {file.relative_to(root).parts[0].lower() for file in files}
+    divided = tops <= TRAINING | HELD_OUT and bool(tops & TRAINING) and bool(tops & HELD_OUT)
     for file in files:
+        parts = file.relative_to(root).parts
+        split: Literal["train", "val"] | None = None
+        if divided:
+            split = "train" if parts[0].lower() in TRAINING else "val"
         text = file.with_suffix(".txt")
         try:
             caption = text.read_text(encoding="utf-8", errors="replace").strip() if text.is_file() else ""
@@ -90,8 +104,9 @@ def entries(root: Path, files: list[Path]) -> Iterator[Entry]:
         yield Entry(
             key=_readable(str(file.relative_to(root))),
             place=("file", str(file.absolute())),
-            label=_readable(file.parent.name) if file.parent != root else None,
+            label=_readable(parts[-2]) if len(parts) > 1 + divided else None,
             caption=caption,
+            split=split,
         )
 
 

@@ -10,7 +10,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from svq.data.colour import to_rgb
 from svq.errors import DataError
 
 if TYPE_CHECKING:  # torch takes seconds and hundreds of MB, which processes that only read pictures can spare
@@ -27,7 +29,8 @@ if TYPE_CHECKING:  # torch takes seconds and hundreds of MB, which processes tha
 Advance = Callable[[int], None]  # takes the number of pictures done since the last call
 Split = Literal["train", "val", "all"]
 VALIDATION_SHARE = 0.1
-INDEX_VERSION = 2  # another one when the same source gives other pictures
+DAY_S = 24 * 60 * 60
+INDEX_VERSION = 3  # another one when the same source gives other pictures
 
 
 class Item(NamedTuple):
@@ -60,7 +63,7 @@ class ImageSet:
         name: the source as the user wrote it.
         images: (N, 3, S, S) uint8, mapped from disk.
         labels: (N,) int64, an index into `classes`, or -1 for none.
-        classes: names of the classes, sorted.
+        classes: names of the classes, in order.
         captions: N texts, empty where there is none.
         keys: N names that are unique in the source.
         validation: (N,) bool, the pictures that are held out.
@@ -110,6 +113,13 @@ class ImageSet:
         return torch.from_numpy(np.ascontiguousarray(self.images[indices]))
 
 
+def in_order(classes: Iterable[str]) -> list[str]:
+    """Return the names of classes, sorted; numbers, as of a set that knows no names, by their value."""
+    names = list(classes)
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
+
+
 def to_float(images: "Tensor") -> "Tensor":
     """Map uint8 [0, 255] to float [-1, 1]."""
     return images.float().div_(127.5).sub_(1)
@@ -118,18 +128,6 @@ def to_float(images: "Tensor") -> "Tensor":
 def to_uint8(images: "Tensor") -> "Tensor":
     """Map float [-1, 1] to uint8 [0, 255], rounding and clipping."""
     return images.add(1).mul_(127.5).round_().clamp_(0, 255).byte()
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a picture in RGB with 8 bits; transparency becomes white."""
-    if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
-        grey = np.asarray(image, dtype=np.float64)
-        clear = grey == image.info.get("transparency", np.nan)  # the one shade that PNG's tRNS names
-        image = Image.fromarray(np.where(clear, 255, grey / 257).clip(0, 255).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -148,7 +146,9 @@ def nothing(count: int) -> None:
     """Take note of progress that nobody asked for."""
 
 
-def cached(name: str, key: str, size: int, items: Iterator[Item], advance: Advance = nothing) -> ImageSet:
+def cached(
+    name: str, key: str, size: int, items: Iterator[Item], advance: Advance = nothing, count: int = 0
+) -> ImageSet:
     """Return the data set `key` from the cache, or read it from `items` and put it there.
 
     Args:
@@ -157,14 +157,17 @@ def cached(name: str, key: str, size: int, items: Iterator[Item], advance: Advan
         size: side of the pictures in pixels.
         items: read only if the cache does not hold the set.
         advance: called with the number of pictures read since the last call.
+        count: how many there are, where that is known; then room for them is looked for first.
 
     Raises:
-        DataError: there is no readable picture in the source.
+        DataError: there is no readable picture in the source, or no room for the set.
     """
     digest = hashlib.sha256(f"{INDEX_VERSION}|{key}|{size}".encode()).hexdigest()[:16]
     folder = cache_root() / "datasets" / f"{digest}-{size}"
     if not (folder / "index.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_remains(folder.parent)
+        _check_room(folder.parent, name, size, count)
         work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
         try:
             work.chmod(0o755)  # others may share the cache
@@ -173,6 +176,25 @@ def cached(name: str, key: str, size: int, items: Iterator[Item], advance: Advan
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return _load(name, folder)
+
+
+def _remove_remains(root: Path) -> None:
+    """Remove what preparations left that were killed: none has been written to for a day."""
+    for work in root.glob(".building-*"):
+        try:
+            if time.time() - max(path.stat().st_mtime for path in (work, *work.iterdir())) > DAY_S:
+                shutil.rmtree(work, ignore_errors=True)
+        except FileNotFoundError:  # another process was quicker
+            continue
+
+
+def _check_room(root: Path, name: str, size: int, count: int) -> None:
+    wanted, free = count * 3 * size**2, shutil.disk_usage(root).free
+    if wanted > free:
+        raise DataError(
+            f"{name} at {size} px takes {wanted / 2**30:.1f} GiB in {root}, where {free / 2**30:.1f} are free; make "
+            "room, let SVQ_CACHE name a folder with more, or pack the set with 'svq data pack' and stream it"
+        )
 
 
 def _publish(work: Path, folder: Path) -> None:
@@ -203,7 +225,7 @@ def _build(name: str, size: int, items: Iterator[Item], folder: Path, advance: A
     if not kept:
         reason = f"; {len(skipped)} skipped, the first: {skipped[0].key}: {skipped[0].problem}" if skipped else ""
         raise DataError(f"no readable picture in {name}{reason}")
-    classes = sorted({item.label for item in kept if item.label is not None})
+    classes = in_order({item.label for item in kept if item.label is not None})
     number = {label: i for i, label in enumerate(classes)}
     index = {
         "size": size,

@@ -6,7 +6,8 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from svq.data.entries import Entry
+from svq.data.entries import Entry, age
+from svq.data.imageset import in_order
 from svq.errors import DataError
 
 
@@ -14,8 +15,8 @@ class Listing:
     """The entries of a source, one a line in a file, and what must be known of all of them.
 
     Attributes:
-        digest: SHA-256 of the file.
-        classes: names of the classes, sorted.
+        digest: SHA-256 of the file, and of the size and age of the pictures' own files.
+        classes: names of the classes, in order.
     """
 
     def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
@@ -24,14 +25,14 @@ class Listing:
             for entry in entries:
                 line = json.dumps(entry).encode() + b"\n"
                 file.write(line)
-                digest.update(line)
+                digest.update(line + age(entry.place))
                 ends.append(ends[-1] + len(line))
                 if entry.label is not None:
                     classes.add(entry.label)
         if len(ends) == 1:
             raise DataError("the source lists no picture")
         self._file, self._begins = open(path, "rb"), ends[:-1]  # noqa: SIM115
-        self.digest, self.classes = digest.hexdigest(), tuple(sorted(classes))
+        self.digest, self.classes = digest.hexdigest(), tuple(in_order(classes))
 
     def close(self) -> None:
         """Close the file."""

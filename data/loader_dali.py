@@ -2,8 +2,8 @@
 
 What is special: DALI reads shards in sequence, which suits any disk, and shuffles through a buffer; the order of
 the shards changes with each epoch. The pictures were shuffled when they were packed. Each rank reads a part of
-its own; where the parts differ by one picture, the last one of the shorter part is repeated, so that all ranks
-take equally many steps. Its state is DALI's own checkpoint.
+its own, again and again; an epoch may end inside a batch, and no picture is repeated. Its state is DALI's own
+checkpoint.
 """
 
 import base64
@@ -98,7 +98,7 @@ def _pipeline(packed: PackedSet, settings: LoaderSettings, offsets: Path, decode
         index_path=[str(offsets)],
         shard_id=settings.rank,
         num_shards=settings.world_size,
-        pad_last_batch=True,
+        pad_last_batch=False,  # which could fill a whole batch with one picture
         random_shuffle=True,
         initial_fill=min(BUFFER, packed.count(settings.split)),
         shuffle_after_epoch=True,

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from svq.data.colour import to_rgb
 from svq.data.encoding import JPEG, MAX_PIXELS, decode, find_scan
-from svq.data.imageset import to_rgb
 from svq.data.loaders import ASPECT, Augmentation, Batch, LoaderSettings, check_identity, identity, to_batch
 from svq.data.packed import PackedSet
 from svq.errors import DataError
@@ -84,7 +84,10 @@ class TorchLoader:
         numbers = _order(int(self._ends[-1]), settings.seed, start, settings.batch_size)
         shape = (settings.batch_size, settings.image_size, settings.image_size, 3)
         images = _empty(shape, pinned=self.device.type == "cuda")
-        chances = np.random.default_rng((settings.seed, CHANCES, start)).random((settings.batch_size, 4 * TRIES + 1))
+        # For all ranks, so that a picture is cropped alike however many there are.
+        everyone = settings.batch_size * settings.world_size
+        chances = np.random.default_rng((settings.seed, CHANCES, seen)).random((everyone, 4 * TRIES + 1))
+        chances = chances[start - seen :][: settings.batch_size]
         chunks = [slice(i, i + CHUNK) for i in range(0, settings.batch_size, CHUNK)]
         futures = [self._pool.submit(self._decode, numbers[c], chances[c], images[c]) for c in chunks]
         return _Coming(images.permute(0, 3, 1, 2), futures)

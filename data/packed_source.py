@@ -72,4 +72,4 @@ def open_packed(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
     """
     packed = ensure_verified(open_index(path))
     ordered = (entry for _, entry in sorted(entries(packed), key=lambda pair: pair[0]))
-    return cached(str(path), f"packed|{packed.fingerprint}", size, items(ordered), advance)
+    return cached(str(path), f"packed|{packed.fingerprint}", size, items(ordered), advance, packed.count("all"))

@@ -117,12 +117,17 @@ def pack(
         if final.exists():
             shutil.rmtree(work)
             if read_index(final).settings != command:
-                raise DataError(f"{final} is a set packed from another source or in another way; give another --out")
+                raise DataError(
+                    f"{final} is a set packed from another source, in another way, or before some of its files have "
+                    "changed; give another --out"
+                )
             return open_index(final)
         journal = Journal.open(work / "journal.json", command)
         ready = work / "index.json"  # written when all shards are whole
         if not ready.exists():
-            if not journal.done and (strangers := sorted(out.parent.glob(f"{escape(out.stem)}-*-?????.rec"))):
+            patterns = (f"{escape(out.stem)}-{split}-?????.rec" for split in ("train", "val"))
+            strangers = sorted(file for pattern in patterns for file in out.parent.glob(pattern))
+            if not journal.done and strangers:
                 raise DataError(f"{strangers[0]} is there already and belongs to no set; give another --out")
             with progress(len(listing)) as advance:
                 splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)

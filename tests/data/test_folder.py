@@ -147,3 +147,45 @@ def test_the_native_size_is_that_of_the_first_readable_picture(folder: Path, tmp
         png(header(8, 8), (b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))), (b"IDAT", b""))
     )
     assert native_size(str(tmp_path)) == 40
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Training", "test"), ("train", "validation")])
+def test_folders_of_splits_are_the_splits(folder: Path, tmp_path: Path, names: tuple[str, str]) -> None:
+    for name, files in zip(names, (range(8, 32), range(8)), strict=True):
+        for kind in ("box", "disc"):
+            (tmp_path / name / kind).mkdir(parents=True)
+            for i in files:
+                shutil.copy(folder / kind / f"{i:02d}.png", tmp_path / name / kind)
+    shutil.copy(folder / "box" / "00.png", tmp_path / names[0] / "loose.png")
+    images = open_images(str(tmp_path), 16)
+    assert images.classes == ("box", "disc")
+    assert [key for key, held_out in zip(images.keys, images.validation, strict=True) if held_out] == [
+        f"{names[1]}/{kind}/{i:02d}.png" for kind in ("box", "disc") for i in range(8)
+    ]
+    assert images.labels[images.keys.index(f"{names[0]}/loose.png")] == -1
+
+
+def test_a_class_may_be_called_train(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "box", tmp_path / "train")
+    shutil.copytree(folder / "disc", tmp_path / "car")
+    images = open_images(str(tmp_path), 16)
+    assert images.classes == ("car", "train")
+    assert 0 < images.validation.sum() < 20
+
+
+def test_hidden_files_are_no_pictures(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "p")
+    shutil.copytree(folder / "box", tmp_path / "p" / ".originals")
+    (tmp_path / "p" / "disc" / "._00.png").write_bytes(b"\0\5\x16\7")
+    images = open_images(str(tmp_path / "p"), 16)
+    assert (len(images), images.classes, images.skipped) == (64, ("box", "disc"), ())
+
+
+def test_classes_that_are_numbers_are_sorted_as_numbers(folder: Path, tmp_path: Path) -> None:
+    for i, name in enumerate(("0", "2", "10", "9")):
+        (tmp_path / name).mkdir()
+        shutil.copy(folder / "box" / f"{i:02d}.png", tmp_path / name)
+    assert open_images(str(tmp_path), 16).classes == ("0", "2", "9", "10")
+    (tmp_path / "more").mkdir()
+    shutil.copy(folder / "box" / "09.png", tmp_path / "more")
+    assert open_images(str(tmp_path), 16).classes == ("0", "10", "2", "9", "more")

@@ -1,5 +1,7 @@
 """Cropping, scaling, the cache and the conversions."""
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,3 +133,23 @@ def test_a_sample_of_a_split_is_the_same_each_time(pictures: ImageSet) -> None:
     assert pictures.sample("train", 10).tolist() == pictures.sample("train", 10).tolist()
     assert set(pictures.sample("train", 10)) <= set(pictures.indices("train"))
     assert sorted(pictures.sample("all", 1000)) == list(range(64))
+
+
+def test_what_a_killed_preparation_left_is_removed_a_day_later(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
+    for name, hours in (("old", 30), ("at work", 1)):
+        folder = tmp_path / "datasets" / f".building-{name}"
+        folder.mkdir(parents=True)
+        (folder / "images.u8").write_bytes(b"half")
+        then = time.time() - hours * 3600
+        os.utime(folder / "images.u8", (then, then))
+        os.utime(folder, (then, then))
+    cached("test", "key", 4, items())
+    assert [p.name for p in (tmp_path / "datasets").glob(".*")] == [".building-at work"]
+
+
+def test_a_set_that_has_no_room_is_not_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match=r"test at 4096 px takes 4687500\.0 GiB in .*; make room, let SVQ_CACHE name"):
+        cached("test", "key", 4096, items(), count=10**8)
+    assert list((tmp_path / "datasets").iterdir()) == []

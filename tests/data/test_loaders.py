@@ -147,6 +147,21 @@ def test_an_epoch_shows_each_picture_once(packed: PackedSet) -> None:
     assert numbers[:COUNT] != numbers[COUNT : 2 * COUNT]
 
 
+def test_no_picture_is_shown_more_often_than_another(kind: Kind, packed: PackedSet) -> None:
+    loader = open_(kind, packed, SETTINGS._replace(batch_size=16))  # 23 pictures: every epoch ends inside a batch
+    seen = Counter(int(n) for _, labels in take(loader, COUNT) for n in labels)
+    assert seen == dict.fromkeys(range(COUNT), 16)
+
+
+def test_a_picture_is_cropped_alike_however_many_ranks_there_are(packed: PackedSet) -> None:
+    one = take(open_("torch", packed, RANDOM._replace(batch_size=8)), 4)
+    two = [open_("torch", packed, RANDOM._replace(rank=rank, world_size=2)) for rank in range(2)]
+    for images, labels in one:
+        halves = [take(rank, 1)[0] for rank in two]
+        assert torch.equal(images, torch.cat([half[0] for half in halves]))
+        assert torch.equal(labels, torch.cat([half[1] for half in halves]))
+
+
 def test_ranks_share_an_epoch_and_take_equally_many_steps(kind: Kind, packed: PackedSet) -> None:
     ranks = [open_(kind, packed, SETTINGS._replace(rank=rank, world_size=2)) for rank in range(2)]
     steps = 3  # of 4 pictures for each of 2 ranks: 24 places for 23 pictures
