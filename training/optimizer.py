@@ -49,11 +49,12 @@ class Muon(Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
-            for shape, parameters in by_shape.items():
-                updates = orthogonalise(torch.stack([self._momentum(p, group["momentum"]) for p in parameters]))
-                rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+            for parameters in by_shape.values():
+                momenta = torch.stack([self._momentum(p, group["momentum"]) for p in parameters])
+                updates = orthogonalise(momenta.flatten(2))  # a kernel is a matrix (out, in x height x width)
+                rate = group["lr"] * 0.2 * math.sqrt(max(updates.shape[1:]))
                 torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(updates.unbind(0)), alpha=-rate)
+                torch._foreach_add_(parameters, list(updates.view_as(momenta).unbind(0)), alpha=-rate)
 
     def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
         state = self.state[parameter]
@@ -67,15 +68,17 @@ class Muon(Optimizer):
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
     """Return the optimizers of a model; together they own each trainable parameter once.
 
-    Weight decay is for matrices and tables only. Muon gets the matrices of the stacked layers, whose names have a
-    number in their path; the heads and the tables of embeddings, whose rows are used one by one, stay with AdamW.
+    Weight decay is for matrices and tables only, and for what Muon moves: the matrices of the stacked layers, whose
+    names have a number in their path, and the kernels of stacked convolutions. The heads and the tables of embeddings,
+    whose rows are used one by one, stay with AdamW, and so does a discriminator, with which Muon was not tried.
     """
     groups: dict[str, list[nn.Parameter]] = {"muon": [], "decayed": [], "plain": []}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        in_stack = parameter.ndim == 2 and any(part.isdigit() for part in name.split("."))
-        kind = "muon" if in_stack and config.name == "muon" else "decayed" if parameter.ndim == 2 else "plain"
+        in_stack = any(part.isdigit() for part in name.split(".")) and not name.startswith("critic.")
+        by_muon = config.name == "muon" and in_stack and parameter.ndim in (2, 4)
+        kind = "muon" if by_muon else "decayed" if parameter.ndim == 2 else "plain"
         groups[kind].append(parameter)
     adamw = torch.optim.AdamW(
         [

@@ -5,6 +5,7 @@ import torch
 
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.critic import PatchCritic
 from svq.training.config import OptimizerConfig
 from svq.training.optimizer import (
     Muon,
@@ -51,6 +52,25 @@ def test_muon_decays_what_it_moves() -> None:
     weight.grad = torch.zeros(4, 4)
     Muon([weight], lr=0.1, momentum=0.95, weight_decay=0.5).step()
     torch.testing.assert_close(weight.detach(), torch.full((4, 4), 0.95))
+
+
+def test_a_kernel_is_moved_as_the_matrix_that_it_is() -> None:
+    torch.manual_seed(0)
+    gradient = torch.randn(8, 3, 3, 3)
+    kernel, matrix = torch.nn.Parameter(torch.ones(8, 3, 3, 3)), torch.nn.Parameter(torch.ones(8, 27))
+    kernel.grad, matrix.grad = gradient, gradient.flatten(1)
+    Muon([kernel], lr=0.1, momentum=0.95, weight_decay=0.1).step()
+    Muon([matrix], lr=0.1, momentum=0.95, weight_decay=0.1).step()
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
+
+
+def test_muon_moves_stacked_convolutions_but_not_a_discriminators() -> None:
+    model = torch.nn.Module()
+    model.model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    model.critic = PatchCritic(4, 16)
+    muon = build_optimizers(model, OptimizerConfig(name="muon"))[1]
+    owned = {id(p) for group in muon.param_groups for p in group["params"]}
+    assert owned == {id(layer.weight) for layer in model.model}
 
 
 def test_muon_takes_the_matrices_of_the_layers_and_nothing_is_left_out(config: TokenizerConfig) -> None:
