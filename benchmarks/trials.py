@@ -78,7 +78,7 @@ def trial(settings: TokenizerSettings, data: str, out: Path, refine_steps: int =
     with distance_to(task.held_out, "random-conv") as distance:
         order = measure_order(tokenizer.decode, held_out, task.held_out, distance)
     codes = tokenize(tokenizer, images, refine_steps=refine_steps)
-    use = codebook_use(torch.from_numpy(codes.codes.astype("int64")), codes.codebook_size)
+    use = codebook_use(codes.rows(), codes.codebook_size)
     measured = {
         "settings": settings.model_dump(mode="json"),
         "data": images.fingerprint,

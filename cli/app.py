@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from svq.cli import data, doctor, evaluate, generator, quickstart, tokenizer
-from svq.cli.output import first_process
+from svq.cli.output import say
 from svq.errors import RunStopped, UserError
 
 app = typer.Typer(
@@ -61,19 +61,19 @@ def main() -> None:
     except typer.Abort:
         sys.exit(130)
     except RunStopped as stopped:
-        _once(str(stopped))
+        say(str(stopped))
         sys.exit(RunStopped.EXIT_CODE)
     except (UserError, OSError, typer.TyperException) as error:
         # An OSError is a full disk, a missing permission and the like: the user's to mend, too.
         if debug:
             raise
         text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        _once(typer.style("error: ", fg="red", bold=True) + text)
+        say(typer.style("error: ", fg="red", bold=True) + text)
         sys.exit(2)
     except Exception as error:
         if debug or not _out_of_memory(error):
             raise
-        _once(
+        say(
             typer.style("error: ", fg="red", bold=True) + f"out of memory: {str(error).partition(chr(10))[0]}; give a "
             "smaller --batch-size, or, to train, --batch-size auto or --set train.recompute=true"
         )
@@ -88,9 +88,3 @@ def _out_of_memory(error: Exception) -> bool:
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
-
-
-def _once(text: str) -> None:
-    """Print a line on stderr; of several processes of one run, the first one does."""
-    if first_process():
-        typer.echo(text, err=True)

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from svq.cli.output import say
@@ -24,6 +23,7 @@ from svq.generator.task import GeneratorTask
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerSettings
+from svq.tokenizer.painting import check_replaceable
 from svq.tokenizer.task import TokenizerTask
 from svq.tokenizer.tokenize import tokenize
 from svq.training.log import bar
@@ -45,6 +45,7 @@ class Chain:
     def run(self) -> dict[str, Any]:
         """Run all stages, or what is left of them, and return the metrics as in ``metrics.json``."""
         began = time.perf_counter()
+        check_replaceable(self.out / "samples")  # now, and not when all is trained
         say("1/4 Train the tokenizer.")
         first = train_run("tokenizer", self._stage_one, self.first.train, self.out / "tokenizer")
         tokenizer = StyledTokenizer.from_pretrained(self.out / "tokenizer")
@@ -91,7 +92,7 @@ class Chain:
     def _measure(self, tokenizer: StyledTokenizer, codes: Codes) -> dict[str, Any]:
         chosen = self.images.sample("val", MEASURED)
         originals = to_float(self.images.batch(chosen))
-        rows = torch.from_numpy(codes.codes.astype(np.int64))
+        rows = codes.rows()
         held_out = rows[torch.from_numpy(chosen)]
         with bar("measure", 2 * self.first.model.tokens * len(chosen)) as advance:
             order = measure_order(tokenizer.decode, held_out, originals, advance=advance)

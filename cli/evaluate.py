@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -11,11 +12,14 @@ import typer
 from svq.cli import options
 from svq.cli.last import last
 from svq.cli.output import check_file, check_folder, say, show, write_json
-from svq.cli.source import open_source
+from svq.cli.source import open_some, open_source
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from svq.data import ImageSet
     from svq.evaluation.reconstruction import Distance
     from svq.tokenizer import StyledTokenizer
 
@@ -57,19 +61,29 @@ Count = Annotated[int, typer.Option("--n", min=2, help="Pictures to measure on, 
 
 
 class _Encoded(NamedTuple):
-    """A tokenizer, pictures (N, 3, S, S) in [-1, 1], their codes and labels, and where all this came from."""
+    """A tokenizer, some pictures of a set, their codes and labels, and where all this came from."""
 
     tokenizer: "StyledTokenizer"
-    images: "Tensor"
+    pictures: "ImageSet"
+    chosen: "NDArray[np.int64]"
     codes: "Tensor"
     labels: "Tensor"
     receipt: dict[str, Any]
+
+    def named(self) -> dict[str, str]:
+        """Return the row of a table that says what was measured."""
+        return {"tokenizer": str(self.receipt["tokenizer"]["path"])}
+
+    def images(self) -> "Tensor":
+        """Return the pictures (N, 3, S, S) in [-1, 1]."""
+        from svq.data.imageset import to_float
+
+        return to_float(self.pictures.batch(self.chosen))
 
 
 def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], n: int, refine: int) -> _Encoded:
     import torch
 
-    from svq.data.imageset import to_float
     from svq.errors import DataError
     from svq.provenance import versions
     from svq.tokenizer import StyledTokenizer
@@ -78,8 +92,7 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
 
     path = last("tokenizer", run)
     tokenizer = StyledTokenizer.from_pretrained(path)
-    pictures = open_source(data, tokenizer.config.image_size)
-    chosen = pictures.sample(split, n)
+    pictures, chosen = open_some(data, tokenizer.config.image_size, split, n)
     if len(chosen) < 2:
         raise DataError(f"{data} has {len(chosen)} pictures in split '{split}'; 2 or more are needed, try --split all")
     with bar("encode", len(chosen)) as advance:
@@ -90,27 +103,27 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
         "refine": refine,
         "versions": versions(),
     }
-    rows, labels = torch.from_numpy(codes.codes.astype("int64")), torch.from_numpy(codes.labels)
-    return _Encoded(tokenizer, to_float(pictures.batch(chosen)), rows, labels, receipt)
+    return _Encoded(tokenizer, pictures, chosen, codes.rows(), torch.from_numpy(codes.labels), receipt)
 
 
 @contextmanager
 def _distance(
     features: Literal["none", "inception", "random-conv"], weights: Path | None, encode: Callable[[], _Encoded]
-) -> Iterator[tuple[_Encoded, "Distance | None"]]:
-    """Yield the encoded pictures, and what measures the distance of others to them, as sets."""
+) -> "Iterator[tuple[_Encoded, Tensor, Distance | None]]":
+    """Yield the encoded pictures, themselves as they are, and what measures the distance of others to them, as sets."""
     from svq.evaluation.fid import FEW, distance_to, inception_weights
 
-    if features == "none":
-        yield encode(), None
-        return
     if features == "inception":
         weights = inception_weights(weights)  # before anything slow
     encoded = encode()
-    if len(encoded.images) < FEW:
-        say(f"note: {len(encoded.images)} pictures: the Fréchet distance is biased upwards below {FEW}")
-    with distance_to(encoded.images, features, weights) as measure:
-        yield encoded, measure
+    images = encoded.images()
+    if features == "none":
+        yield encoded, images, None
+        return
+    if len(images) < FEW:
+        say(f"note: {len(images)} pictures: the Fréchet distance is biased upwards below {FEW}")
+    with distance_to(images, features, weights) as measure:
+        yield encoded, images, measure
 
 
 @app.command(epilog=FID_EXAMPLES)
@@ -122,13 +135,13 @@ def fid(
     reference: Annotated[
         str, typer.Option("--reference", metavar="SOURCE", help="What they should resemble.")
     ] = "openmoji",
-    split: options.Split = "all",
+    split: Annotated[
+        Literal["train", "val", "all"], typer.Option("--split", help="Which pictures of the reference.")
+    ] = "all",
     features: Annotated[
         Literal["inception", "random-conv"], typer.Option("--features", help="What sees.")
     ] = "inception",
-    weights: Annotated[
-        Path | None, typer.Option("--weights", metavar="PATH", help="File of Inception weights.")
-    ] = None,
+    weights: options.InceptionWeights = None,
     image_size: Annotated[
         int | None,
         typer.Option("--image-size", min=8, max=4096, help="Both sets at this size.", show_default="the samples'"),
@@ -149,7 +162,12 @@ def fid(
     a, b = open_source(judged, size), open_source(reference, size)
     result = distance(
         PictureSet(a.images, judged, a.fingerprint),
-        PictureSet(b.images[b.indices(split)], f"{reference} ({split})", f"{b.fingerprint}-{split}"),
+        # All are taken as they lie on disk, a part is copied into memory.
+        PictureSet(
+            b.images if split == "all" else b.images[b.indices(split)],
+            f"{reference} ({split})",
+            f"{b.fingerprint}-{split}",
+        ),
         features=features,
         weights=weights,
         cache=cache_root() / "statistics",
@@ -180,8 +198,9 @@ def recon(
     from svq.evaluation.reconstruction import reconstruction_quality
 
     perception = LPIPS(vgg16) if vgg16 is not None else None
-    with _distance(features, weights, lambda: _encode(tokenizer, data, split, n, refine)) as (encoded, distance):
-        quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, encoded.images, perception, distance)
+    encode = partial(_encode, tokenizer, data, split, n, refine)
+    with _distance(features, weights, encode) as (encoded, images, distance):
+        quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, images, perception, distance)
     result = {**quality._asdict(), "features": features, **encoded.receipt}
     rows = {
         "PSNR": f"{quality.psnr:.2f} dB (spread {quality.psnr_spread:.2f})",
@@ -192,7 +211,7 @@ def recon(
         rows["LPIPS"] = f"{quality.lpips:.4f}"
     if quality.frechet is not None:
         rows["rFID" if features == "inception" else f"Fréchet distance ({features})"] = f"{quality.frechet:.3f}"
-    show(result, rows, as_json)
+    show(result, rows | encoded.named(), as_json)
 
 
 @app.command(epilog=ORDER_EXAMPLES)
@@ -214,14 +233,15 @@ def order(
     from svq.training.log import bar
 
     check_folder(out)
-    with _distance(features, weights, lambda: _encode(tokenizer, data, split, n, refine)) as (encoded, distance):
+    encode = partial(_encode, tokenizer, data, split, n, refine)
+    with _distance(features, weights, encode) as (encoded, images, distance):
         decode, codes = encoded.tokenizer.decode, encoded.codes
         with bar("measure", 2 * codes.numel()) as advance:
-            measured = measure_order(decode, codes, encoded.images, distance, advance)
+            measured = measure_order(decode, codes, images, distance, advance)
     result = {**measured._asdict(), "features": features, **encoded.receipt}
     if out:
         plot_order(out / "order.png", measured)
-        save_prefixes(out / "prefixes.png", decode, codes, encoded.images, (1, 2, 4, 8, 16, 24))
+        save_prefixes(out / "prefixes.png", decode, codes, images, (1, 2, 4, 8, 16, 24))
         write_json(out / "order.json", result)
     shown = [k for k in (1, 2, 4, 8, 12, 24) if k < codes.shape[1]] + [codes.shape[1]]
     rows = {f"PSNR, first {k}": f"{measured.psnr[k]:.2f} dB" for k in shown}
@@ -230,7 +250,7 @@ def order(
     if measured.frechet_area is not None:
         rows[f"Fréchet distance ({features}), mean"] = f"{measured.frechet_area:.3f}"
     rows["positions that matter"] = f"{measured.matter} of {codes.shape[1]} (exchanging one costs 0.05 dB or more)"
-    show(result, rows, as_json)
+    show(result, rows | encoded.named(), as_json)
 
 
 @app.command(epilog=CODEBOOK_EXAMPLES)
@@ -263,4 +283,4 @@ def codebook(
     if use.information:
         first, rest = use.information[0], use.information[1:]
         rows["bits about the class"] = f"{first:.2f} at position 1, {sum(rest) / len(rest):.2f} on average after it"
-    show(result, rows, as_json)
+    show(result, rows | encoded.named(), as_json)

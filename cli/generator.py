@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from svq.cli import options
-from svq.cli.last import last, remember
+from svq.cli.last import last, last_painter, remember, remembered
 from svq.cli.output import check_folder, show
 
 app = typer.Typer(help="Stage two: the generator.", no_args_is_help=True)
@@ -71,8 +71,8 @@ def train(
     if dry_run:
         show_dry(build, settings.train, as_json)
         return
-    result = train_run("generator", build, settings.train, out, accept_changes)
-    remember(generator=out, **paths)
+    with remembered(out, generator=out, painter=paths["tokenizer"], **paths):
+        result = train_run("generator", build, settings.train, out, accept_changes)
     nats = f"{result['metrics']['validation_nats']:.3f} nats per code"
     show(result, {"held out": nats, "run": str(out), "next": "svq generate --n 1000"}, as_json)
 
@@ -106,7 +106,7 @@ def generate(
     named = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "guidance": guidance}
     sampling = resolve(SamplingConfig(), options={**named, "class_name": class_name})
     writer = Generator.from_pretrained(last("generator", generator))
-    painter = StyledTokenizer.from_pretrained(last("tokenizer", tokenizer))
+    painter = StyledTokenizer.from_pretrained(last_painter(tokenizer, generator))
     with bar("generate", n) as advance:
         record = write_pictures(writer, painter, out, n, seed, sampling, batch_size, advance)
     remember(samples=out)

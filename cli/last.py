@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from svq.cli.output import first_process, say
-from svq.errors import UserError
+from svq.errors import RunStopped, UserError
 
 MAKERS = {
     "tokenizer": "svq tokenizer train",
@@ -13,8 +15,7 @@ MAKERS = {
     "generator": "svq generator train",
     "samples": "svq generate",
 }
-
-
+PLACES = {"codes": "runs/codes.safetensors"}  # where their commands write, if it is not runs/KIND
 SHIPPED = {"tokenizer": ("openmoji-32", "openmoji-64")}  # what comes with svq; the first is the default
 
 
@@ -41,6 +42,25 @@ def remember(**paths: Path) -> None:
     work.rename(_file())
 
 
+@contextmanager
+def remembered(run: Path, **paths: Path) -> Iterator[None]:
+    """Note paths when the run at work in this block has ended, or has stopped and saved."""
+    try:
+        yield
+    except RunStopped:
+        if (run / "checkpoints").exists():
+            remember(**paths)
+        raise
+    remember(**paths)
+
+
+def last_painter(tokenizer: Path | None, generator: Path | None) -> Path:
+    """Return the tokenizer given, or that of the last generator, or, of a generator that was given, the last one."""
+    noted = _read().get("painter") if tokenizer is None and generator is None else None
+    known = noted is not None and (Path(noted).exists() or noted in SHIPPED["tokenizer"])
+    return Path(str(noted)) if known else last("tokenizer", tokenizer)
+
+
 def last(kind: str, given: Path | None) -> Path:
     """Return the path given, or that of the last result of the kind, or what of the kind comes with svq.
 
@@ -50,7 +70,7 @@ def last(kind: str, given: Path | None) -> Path:
     if given is not None:
         return given
     noted = _read().get(kind)
-    path = Path(noted or f"runs/{kind}")
+    path = Path(noted or PLACES.get(kind, f"runs/{kind}"))
     shipped = SHIPPED.get(kind, ())
     if path.exists() or noted in shipped:
         return path

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import shutil
 import time
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from svq.provenance import PACKAGES, versions
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
 REQUIRED = (
     "torch",
     "torchvision",
+    "accelerate",
+    "safetensors",
+    "pydantic",
+    "yaml",
+    "torchmetrics",
+    "simplejpeg",
+    "matplotlib",
+    "jinja2",
+    "emoji",
     "vector_quantize_pytorch",
     "x_transformers",
     "torch_fidelity",
@@ -57,7 +67,10 @@ def _packages() -> Check:
             importlib.import_module(name)
         except Exception as error:  # a broken package can raise anything
             return Check("packages", "broken", f"{name} does not import: {error}")
-    known = versions()
+    try:
+        known = versions()
+    except PackageNotFoundError as error:
+        return Check("packages", "broken", f"{error.name} is not installed as a package")
     return Check("packages", "ok", ", ".join(f"{name} {known[name]}" for name in ("python", *PACKAGES)))
 
 

@@ -36,8 +36,9 @@ def show(result: Mapping[str, Any], rows: Mapping[str, str | Text], as_json: boo
 
 
 def say(text: str) -> None:
-    """Print a line on stderr."""
-    typer.echo(text, err=True)
+    """Print a line on stderr; of several processes of one run, the first one does."""
+    if first_process():
+        typer.echo(text, err=True)
 
 
 def check_file(path: Path | None, ending: str = "") -> None:

@@ -48,6 +48,7 @@ def quickstart(
         tokenizer=out / "tokenizer",
         codes=out / "codes.safetensors",
         generator=out / "generator",
+        painter=out / "tokenizer",
         samples=out / "samples",
     )
     rows = {

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 from svq.cli.output import say
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from svq.data import ImageSet
+    from svq.data.imageset import Split
     from svq.data.loaders import Kind
     from svq.data.packed import PackedSet
     from svq.data.pictures import Pictures
@@ -39,7 +43,35 @@ def say_skipped(skipped: Sequence[str]) -> None:
         for line in skipped[:SHOWN]:
             say(f"  {line}")
         if len(skipped) > SHOWN:
-            say(f"  and {len(skipped) - SHOWN:,} more; --json names them all")
+            say(f"  and {len(skipped) - SHOWN:,} more; 'svq data info SOURCE --json' names them all")
+
+
+def open_some(source: str, size: int, split: "Split", most: int) -> "tuple[ImageSet, NDArray[np.int64]]":
+    """Open a source to measure on; return a set and the positions in it of at most `most` pictures of a split.
+
+    Of a packed set that is too large to be prepared, no more is read than these.
+    """
+    from svq.data.packed_source import sample_packed
+
+    if streams_by_itself(source, size):
+        images = sample_packed(Path(source).expanduser(), size, split, most)
+        say(f"{source}: {len(images):,} pictures, chosen at random")
+        return images, images.indices("all")
+    images = open_source(source, size)
+    return images, images.sample(split, most)
+
+
+def is_large(packed: "PackedSet", size: int) -> bool:
+    """Say whether a packed set is rather read as it is needed than prepared at `size` pixels."""
+    return packed.count("all") * 3 * size**2 > PREPARED_BYTES
+
+
+def streams_by_itself(source: str, size: int) -> bool:
+    """Say whether a source is a packed set that is too large to be prepared at `size` pixels."""
+    from svq.data.sources import PACKED
+
+    path = Path(source).expanduser()
+    return path.suffix in PACKED and is_large(open_packed(path), size)
 
 
 def open_packed(path: Path) -> "PackedSet":
@@ -69,7 +101,7 @@ def open_pictures(source: str, size: int, loader: "Kind") -> "Pictures":
             raise DataError(f"--loader {loader} reads packed sets, and '{source}' is none; make one with svq data pack")
         return open_source(source, size)
     packed = open_packed(path)
-    if loader == "auto" and packed.count("all") * 3 * size**2 <= PREPARED_BYTES:
+    if loader == "auto" and not is_large(packed, size):
         return open_source(source, size)
     say(f"{source}: {packed.count('train'):,} pictures to train on, {packed.count('val'):,} held out, read as needed")
     return PackedPictures(packed, size, loader)

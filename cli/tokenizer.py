@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from svq.cli import options
-from svq.cli.last import last, remember
-from svq.cli.output import check_file, check_folder, show
-from svq.cli.source import open_pictures, open_source, say_skipped
+from svq.cli.last import last, remember, remembered
+from svq.cli.output import check_file, check_folder, say, show
+from svq.cli.source import open_pictures, open_source, say_skipped, streams_by_itself
 
 app = typer.Typer(help="Stage one: the tokenizer.", no_args_is_help=True)
 
@@ -85,8 +85,8 @@ def train(
     if dry_run:
         show_dry(build, settings.train, as_json)
         return
-    result = train_run("tokenizer", build, settings.train, out, accept_changes)
-    remember(tokenizer=out)
+    with remembered(out, tokenizer=out):
+        result = train_run("tokenizer", build, settings.train, out, accept_changes)
     quality = {k.removeprefix("psnr_"): v for k, v in result["metrics"].items() if k.startswith("psnr_")}
     metrics = {f"PSNR, first {k}": f"{value:.2f} dB" for k, value in quality.items()}
     show(result, {**metrics, "run": str(out), "next": "svq tokenize"}, as_json)
@@ -96,7 +96,9 @@ def train(
 def export(
     tokenizer: options.TokenizerRun = None,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("runs/tokenizer-export"),
-    half: Annotated[bool, typer.Option("--half/--full", help="Weights as float16, or as they are.")] = True,
+    half: Annotated[
+        bool, typer.Option("--half/--full", help="Weights as float16, or as they are, as its generators need.")
+    ] = True,
     as_json: options.Json = False,
 ) -> None:
     """Write a trained tokenizer as a small folder to give away, without training state."""
@@ -109,6 +111,8 @@ def export(
     model = write_export(last("tokenizer", tokenizer), out, half)
     size = sum(p.stat().st_size for p in out.iterdir())
     result = {"out": out, "bytes": size, "fingerprint": fingerprint(model)}
+    if half:
+        say("note: rounded weights are another tokenizer; for codes and generators made with this one, export --full")
     show(result, {"folder": str(out), "size": f"{size / 2**20:.1f} MiB"}, as_json)
 
 
@@ -134,7 +138,7 @@ def tokenize(
     path = last("tokenizer", tokenizer)
     model = StyledTokenizer.from_pretrained(path)
     skipped: tuple[str, ...] | list[str]
-    if stream:
+    if stream or streams_by_itself(data, model.config.image_size):
         entries = list_pictures(data, model.config.image_size)
         with bar("tokenize", None) as advance:
             codes, skipped = tokenize_stream(model, entries, data, split, refine_steps=refine, advance=advance)
@@ -159,6 +163,7 @@ def tokenize(
         result,
         {
             "codes": f"{len(codes):,} x {codes.codes.shape[1]}",
+            "tokenizer": str(path),
             "file": str(out),
             "next": "svq generator train",
         },

@@ -13,7 +13,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from svq.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VERSION = "1"
 
@@ -55,6 +58,12 @@ class Codes:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def rows(self) -> "Tensor":
+        """Return the codes as a tensor, (N, 36) int64."""
+        import torch  # not needed to read or write the file
+
+        return torch.from_numpy(self.codes.astype(np.int64))
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all.

@@ -7,7 +7,7 @@ import numpy as np
 
 from svq.data.encoding import decode
 from svq.data.entries import Entry, items
-from svq.data.imageset import Advance, ImageSet, cached, nothing
+from svq.data.imageset import Advance, ImageSet, Split, cached, fit, nothing
 from svq.data.labels import END, clip_tokenizer, split_labels
 from svq.data.packed import PackedSet, Shard, open_index
 from svq.data.recordio import ImageRecord
@@ -62,6 +62,43 @@ def native_size(path: Path) -> int:
     for shard in packed.shards("all"):
         return min(decode(shard.open()[0].data).size)
     raise DataError(f"{path} holds no picture")
+
+
+def sample_packed(path: Path, size: int, split: Split, most: int) -> ImageSet:
+    """Return at most `most` pictures of a packed set at `size` pixels, the same each time, held in memory.
+
+    For a set of which only some are wanted: nothing of the rest is read or kept, and captions are left out.
+
+    Raises:
+        DataError: it is missing or damaged, or has no picture in the split.
+    """
+    packed = ensure_verified(open_index(path))
+    if not packed.count(split):
+        raise DataError(f"{path} holds no picture in split '{split}'")
+    shards = packed.shards(split)
+    ends = np.cumsum([shard.count for shard in shards])
+    chosen = np.random.default_rng(0).choice(ends[-1], min(most, ends[-1]), replace=False)
+    labels, keys, held_out, pixels = [], [], [], []
+    for place in chosen.tolist():
+        number = int(np.searchsorted(ends, place, "right"))
+        shard, record = shards[number], place - int(ends[number] - shards[number].count)
+        found = shard.open()[record]
+        label, _, _ = _meaning(found, packed)
+        pixels.append(fit(decode(found.data), size))
+        labels.append(-1 if label is None else int(label))
+        keys.append(f"record {found.id}")
+        held_out.append(shard in packed.splits["val"])
+    return ImageSet(
+        name=str(path),
+        images=np.stack(pixels),
+        labels=np.array(labels, dtype=np.int64),
+        classes=packed.classes or tuple(str(i) for i in range(max(labels) + 1)),
+        captions=("",) * len(keys),
+        keys=tuple(keys),
+        validation=np.array(held_out),
+        skipped=(),
+        fingerprint=packed.fingerprint,
+    )
 
 
 def open_packed(path: Path, size: int, advance: Advance = nothing) -> ImageSet:

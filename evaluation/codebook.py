@@ -61,8 +61,8 @@ def information(codes: Tensor, labels: Tensor) -> float:
 
 
 def _raw_information(codes: Tensor, labels: Tensor) -> float:
-    pairs = codes * (int(labels.max()) + 1) + labels
-    return _entropy(codes.bincount()) + _entropy(labels.bincount()) - _entropy(pairs.bincount())
+    _, pairs = (codes * (int(labels.max()) + 1) + labels).unique(return_counts=True)  # most pairs never occur
+    return _entropy(codes.bincount()) + _entropy(labels.bincount()) - _entropy(pairs)
 
 
 def _entropy(counts: Tensor) -> float:

@@ -74,7 +74,7 @@ def effect_by_position(
 ) -> list[float]:
     """Return, for each position, how many dB of PSNR are lost when its code comes from another picture.
 
-    The other picture is the next one of the set, so the result is the same each time. Positions whose codes
+    The other picture is the one before it in the set, so the result is the same each time. Positions whose codes
     are ignored give 0.
     """
     full = psnr(decode_all(decode, codes), images).mean()

@@ -1,6 +1,6 @@
 """How well pictures are painted again from their codes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -57,8 +57,12 @@ def decode_all(decode: Decode, codes: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _mean_distance(perception: Perception, painted: Tensor, images: Tensor) -> float:
-    pairs = zip(painted.split(BATCH), images.split(BATCH), strict=True)
-    return float(torch.cat([perception(a, b) for a, b in pairs]).mean())
+    return float(torch.cat([perception(a, b) for a, b in _pairs(painted, images)]).mean())
+
+
+def _pairs(painted: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield as many at a time as what is measured on them has room for."""
+    return zip(painted.split(BATCH), images.split(BATCH), strict=True)
 
 
 def reconstruction_quality(
@@ -82,7 +86,7 @@ def reconstruction_quality(
     return Quality(
         psnr=float(values.mean()),
         psnr_spread=float(values.std()),
-        ssim=float(ssim(painted, images).mean()),
+        ssim=float(torch.cat([ssim(a, b) for a, b in _pairs(painted, images)]).mean()),
         l1=float((painted - images).abs().mean()),
         lpips=_mean_distance(perception, painted, images) if perception is not None else None,
         frechet=distance(painted) if distance is not None else None,

@@ -100,6 +100,8 @@ def generate(
         "count": n,
         "seed": seed,
         "sampling": sampling.model_dump(mode="json"),
+        "batch_size": batch_size,  # of which a GPU's choice of kernels may depend
+        "device": choose_device().type,
         "image_size": tokenizer.config.image_size,
         "tokenizer": {
             "fingerprint": marks["tokenizer"],

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 20  # names in a message
+
 
 class UserError(ValueError):
     """Something the user gave cannot work; the message says what, what was expected, and how to mend it."""
@@ -31,7 +33,9 @@ class RunStopped(Exception):  # noqa: N818
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the known name nearest to ``name``, or a list of all of them."""
+    """Return ``; did you mean 'x'?`` for the known name nearest to ``name``, or a list of them all, or of some."""
     known = sorted(known)
-    match = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean '{match[0]}'?" if match else f"; known: {', '.join(known)}"
+    if match := difflib.get_close_matches(name, known, n=1):
+        return f"; did you mean '{match[0]}'?"
+    more = f" and {len(known) - SHOWN:,} more" if len(known) > SHOWN else ""
+    return f"; known: {', '.join(known[:SHOWN])}{more}"

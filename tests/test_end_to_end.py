@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from svq.cli import source
 from svq.cli.app import app
 from svq.data.codes import load_codes
 
@@ -68,6 +69,9 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert trained["metrics"]["psnr_36"] == pytest.approx(result["order"]["psnr"]["36"], abs=0.01)
     exported = svq("tokenizer export --tokenizer t --out e")
     assert exported["bytes"] < 7_000_000
+    whole = svq("tokenizer export --tokenizer t --full --out whole")
+    assert whole["fingerprint"] == load_codes(Path("runs/quickstart/codes.safetensors")).tokenizer
+    assert exported["fingerprint"] != whole["fingerprint"]
     assert svq(f"eval recon --tokenizer e --data {folder}")["psnr"] == pytest.approx(recon["psnr"], abs=0.05)
     written = svq(f"tokenize --data {folder} --out c.safetensors")
     assert written["count"] == 64
@@ -94,6 +98,22 @@ def test_data_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     packed = svq(f"data pack {folder} --out p.rec")
     assert (packed["count"], packed["shards"], packed["skipped"]) == (64, 2, 0)
     assert svq("data verify p.rec") == {"records": 64, "problems": []}
+    # One that is too large to be prepared is read as it is needed.
+    prepared = svq("eval recon --data p.rec --tokenizer openmoji-32 --split all")
+    written = svq("tokenize --data p.rec --tokenizer openmoji-32 --out prepared.safetensors")
+    monkeypatch.setattr(source, "PREPARED_BYTES", 0)
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path / "cache"))
+    read = svq("eval recon --data p.rec --tokenizer openmoji-32 --split all")
+    assert read["psnr"] == pytest.approx(prepared["psnr"], abs=1e-4)
+    assert read["data"]["count"] == 64
+    assert svq("eval recon --data p.rec --tokenizer openmoji-32 --split train --n 5")["data"]["count"] == 5
+    assert svq("eval codebook --data p.rec --tokenizer openmoji-32")["information"]
+    assert svq("tokenize --data p.rec --tokenizer openmoji-32 --out read.safetensors")["count"] == written["count"]
+    sentences = [sorted(map(tuple, load_codes(Path(f"{n}.safetensors")).codes.tolist())) for n in ("prepared", "read")]
+    assert sentences[0] == sentences[1]
+    assert not list((tmp_path / "cache").glob("datasets/*"))
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     assert svq("data import p.rec --image-size 16")["fingerprint"] == info["fingerprint"]
     small = "--set model.image_size=16 --set model.tokens=4 --set train.evaluation_images=4"
     trained = svq(f"tokenizer train --data p.rec --loader torch --images 64 --batch-size 32 {small} --out streamed")

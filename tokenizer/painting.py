@@ -86,16 +86,26 @@ def new_folder(out: Path) -> Iterator[Path]:
         UserError: `out` holds something that is not an earlier result.
     """
     out = out.resolve()  # of a link, what it points to is replaced
-    if out.exists() and not _may_be_replaced(out):
-        raise UserError(f"{out} holds other files, which would be lost; give another --out")
+    check_replaceable(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))  # its own, should two write at once
     try:
         work.chmod(0o755)
         yield work
+        check_replaceable(out)  # hours may have passed
         replace(out, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse a folder that holds something that is not an earlier result.
+
+    Raises:
+        UserError: it does.
+    """
+    if out.exists() and not _may_be_replaced(out):
+        raise UserError(f"{out} holds other files, which would be lost; give another --out")
 
 
 def _may_be_replaced(out: Path) -> bool:

@@ -171,8 +171,11 @@ class TokenizerTask(Task):
         assert isinstance(model, StyledTokenizer)
         device = next(model.parameters()).device
         painted: dict[int, list[Tensor]] = {k: [] for k in self.prefixes}
+        # Codes that no decoder has learnt, and none will, say nothing of it.
+        vae_only = self.config.quantized_share(1.0) == 0 and not model.quantizer.needs_start
         for part in images.split(EVALUATION_BATCH):
-            latents = model.code_latents(part.to(device))
+            pictures = part.to(device)
+            latents = model.quantizer.continuous(model.latents(pictures)) if vae_only else model.code_latents(pictures)
             for k in self.prefixes:
                 painted[k].append(model.decoder(latents[:, :k]).clamp(-1, 1).cpu())
         return {k: torch.cat(v) for k, v in painted.items()}

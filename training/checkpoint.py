@@ -213,7 +213,7 @@ def save_model(
         texts: further files by name, such as a model card.
 
     Raises:
-        CheckpointError: the folder holds something that is not an earlier model.
+        CheckpointError: the path is a file, or a folder that holds something that is not an earlier model.
     """
     path = Path(path)
     if path.exists() and not _only_a_checkpoint(path):
@@ -232,7 +232,12 @@ def save_model(
 
 
 def _only_a_checkpoint(folder: Path) -> bool:
-    """Say whether a folder is empty, or holds a manifest and nothing that the manifest does not name."""
+    """Say whether a folder is empty, or holds a manifest and nothing that the manifest does not name.
+
+    That of a run is not such a folder: with it, the state would be lost that the run goes on from.
+    """
+    if not folder.is_dir() or (folder / "state").exists():
+        return False
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
     return found <= {"manifest.json", *(_manifest(folder) if "manifest.json" in found else ())}
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from svq.training.log import read_log
 
 
-def draw_curve(out: Path, title: str) -> Path:
+def draw_curve(out: Path, title: str) -> None:
     """Draw ``curve.png`` from a run's ``log.jsonl``: the training loss and the held-out metrics."""
     records = read_log(out)
     steps = [r for r in records if "loss" in r]
@@ -23,4 +23,3 @@ def draw_curve(out: Path, title: str) -> Path:
     if evaluations:
         right.legend(fontsize="small")
     figure.savefig(out / "curve.png", dpi=110)
-    return out / "curve.png"

@@ -1,15 +1,18 @@
 """Mistakes end with one clear line and exit code 2, and lose nothing."""
 
+import re
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 import pytest
 import torch
 import typer
 
-from svq.cli import app
+from svq.cli import app, machine
 from svq.cli.options import count
+from svq.errors import nearest
 
 MISTAKES = {
     "tokenizer train --data nowhere": "no data source 'nowhere'; expected a folder of images",
@@ -124,3 +127,29 @@ def test_a_count_may_be_a_fraction_of_thousands() -> None:
     for wrong in ("0", "-1k", "1.0001k", "nan", "inf", "1e", "k", ""):
         with pytest.raises(typer.BadParameter):
             count(wrong)
+
+
+def test_a_class_among_a_thousand_is_not_looked_for_in_one_line() -> None:
+    classes = [f"class {i:04d}" for i in range(1000)]
+    assert nearest("class 0017!", classes) == "; did you mean 'class 0017'?"
+    assert nearest("qqq", classes).endswith("class 0019 and 980 more")
+    assert nearest("qqq", classes[:2]) == "; known: class 0000, class 0001"
+
+
+def test_the_doctor_says_which_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def versions() -> dict[str, str]:
+        raise PackageNotFoundError("torch-fidelity")
+
+    monkeypatch.setattr(machine, "versions", versions)
+    assert machine.examine(measure=False) == [
+        machine.Check("packages", "broken", "torch-fidelity is not installed as a package")
+    ]
+
+
+def test_the_doctor_looks_for_all_that_svq_needs() -> None:
+    modules = {
+        re.match(r"[\w-]+", need)[0].lower().replace("-", "_") for need in requires("svq") if "extra ==" not in need
+    }
+    known = {"pyyaml": "yaml", "vector_quantize_pytorch": "vector_quantize_pytorch"}
+    imported_by_svq_itself = {"typer", "rich", "numpy", "pillow"}  # without them there is no command line
+    assert {known.get(name, name) for name in modules} - imported_by_svq_itself <= set(machine.REQUIRED)

@@ -110,3 +110,12 @@ def test_what_fails_half_way_leaves_the_folder_as_it_was(
         paint_codes(tokenizer, sentences, tmp_path / "out")
     assert names(tmp_path) == ["out"]
     assert len(names(tmp_path / "out" / "images")) == len(sentences)
+
+
+def test_what_others_write_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="holds other files"), new_folder(tmp_path / "out") as work:
+        (work / "grid.png").write_bytes(b"new")
+        (tmp_path / "out" / "fid.json").write_text("{}")
+    assert names(tmp_path) == ["out"]
+    assert names(tmp_path / "out") == ["fid.json"]

@@ -95,3 +95,19 @@ def test_the_fingerprint_sees_one_changed_bit() -> None:
     before = fingerprint(model)
     model.weight.data.view(torch.int32)[0, 0] ^= 1
     assert fingerprint(model) != before
+
+
+def test_no_file_and_no_state_of_a_run_is_replaced_by_a_model(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(CheckpointError, match="mine holds other files, which would be lost"):
+        save_model(tmp_path / "mine", torch.nn.Linear(2, 2), {})
+    assert (tmp_path / "mine").read_text() == "mine"
+
+    def write(folder: Path) -> None:
+        (folder / "state").mkdir()
+        (folder / "state" / "run.json").write_text("{}")
+
+    publish(tmp_path / "000000000008", write)
+    with pytest.raises(CheckpointError, match="holds other files, which would be lost"):
+        save_model(tmp_path / "000000000008", torch.nn.Linear(2, 2), {})
+    assert (tmp_path / "000000000008" / "state" / "run.json").exists()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from svq.data import ImageSet
 from svq.data.imageset import to_float
 from svq.errors import CheckpointError, ConfigError, TrainingError
+from svq.evaluation.reconstruction import psnr
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import (
     KMeansConfig,
@@ -517,3 +518,13 @@ def test_buffers_are_copied_and_not_averaged() -> None:
 
 def test_due_when_a_multiple_lies_in_the_last_batch() -> None:
     assert [seen for seen in range(8, 41, 8) if due(seen - 8, seen, 20)] == [24, 40]
+
+
+def test_a_vae_without_codes_is_measured_as_it_is(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:
+    settings = TRAIN.model_copy(update={"continuous_share": 1.0, "ramp_share": 0.0})
+    metrics = run(config, settings, pictures, tmp_path)
+    model, held_out = StyledTokenizer.from_pretrained(tmp_path), TokenizerTask(config, settings, pictures).held_out
+    with torch.no_grad():
+        painted = model.decoder(model.quantizer.continuous(model.latents(held_out))).clamp(-1, 1)
+    assert metrics["psnr_8"] == pytest.approx(float(psnr(painted, held_out).mean()), abs=1e-3)
+    assert metrics["psnr_8"] != pytest.approx(float(psnr(model.decode(model.encode(held_out)), held_out).mean()))
