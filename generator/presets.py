@@ -21,7 +21,7 @@ def nano() -> GeneratorSettings:
 
 
 def tiny() -> GeneratorSettings:
-    """An hour on a CPU."""
+    """Some hours on a CPU."""
     return GeneratorSettings(
         model=GeneratorShape(width=256, depth=6, heads=4, dropout=0.2),
         train=GeneratorTrainConfig(

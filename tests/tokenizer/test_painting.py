@@ -114,8 +114,12 @@ def test_what_fails_half_way_leaves_the_folder_as_it_was(
 
 def test_what_others_write_meanwhile_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(UserError, match="holds other files"), new_folder(tmp_path / "out") as work:
-        (work / "grid.png").write_bytes(b"new")
-        (tmp_path / "out" / "fid.json").write_text("{}")
+
+    def fill() -> None:
+        with new_folder(tmp_path / "out"):
+            (tmp_path / "out" / "fid.json").write_text("{}")
+
+    with pytest.raises(UserError, match="holds other files"):
+        fill()
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["fid.json"]
