@@ -24,6 +24,10 @@ from svq.training.step import Trainer
 BEST = "best"
 
 
+# Keys of a run's configuration that may change at any time.
+FREE = {"evaluate_every", "evaluation_sequences", "save_every", "keep", "trackers"}
+
+
 class Position(NamedTuple):
     """How far a run has come.
 
@@ -46,7 +50,7 @@ def identity(trainer: Trainer) -> dict[str, Any]:
     """Return all that must be the same when a run is resumed: what its result depends on."""
     content = {
         "model": trainer.task.model_config,
-        "train": trainer.config.model_dump(mode="json", exclude={"evaluate_every", "save_every", "keep", "trackers"}),
+        "train": trainer.config.model_dump(mode="json", exclude=FREE),
         "processes": trainer.processes,
         "precision": trainer.engine.mixed_precision,
         **trainer.task.identity,
