@@ -145,12 +145,12 @@ def main() -> None:
         if kills >= arguments.kills or failures:
             break
         rounds += 1
-    starts = sum(len(note.read_text().split()) for note in arguments.out.glob("*/went_on"))
+    starts = [int(line) for note in arguments.out.glob("*/went_on") for line in note.read_text().split()]
     result = {
         "kills": kills,
         "while_saving": len(half_written),
         "runs_to_their_end": rounds,
-        "went_on_from_the_newest_checkpoint": starts - rounds - 1,  # each run has begun once
+        "went_on_from_the_newest_checkpoint": sum(start > 0 for start in starts),
         "could_not_go_on": failures,
         "ended_otherwise": unequal,
         "seconds": round(time.perf_counter() - began),

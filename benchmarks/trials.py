@@ -55,7 +55,7 @@ def refined(name: str, steps: int) -> str:
 
 
 def seconds_of(out: Path) -> float:
-    """Return how long a run has trained, evaluations included, by its log: over all its starts."""
+    """Return about how long a run has trained, by its log: over all its starts, up to each one's last record."""
     total = last = 0.0
     for seconds in (record["seconds"] for record in read_log(out) if "seconds" in record):
         if seconds < last:  # another start

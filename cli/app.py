@@ -1,14 +1,20 @@
 """The program `svq`: its commands, and what becomes of an error."""
 
+import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from svq.cli import data, doctor, evaluate, generator, quickstart, tokenizer
-from svq.cli.output import say
+from svq.cli.output import first_process, say
 from svq.errors import RunStopped, UserError
+
+OUT_OF_MEMORY = (
+    "out of memory; training and generate take a smaller --batch-size, training --batch-size auto and --set "
+    "train.recompute=true, too ({})"
+)
 
 app = typer.Typer(
     name="svq",
@@ -63,25 +69,27 @@ def main() -> None:
     except RunStopped as stopped:
         say(str(stopped))
         sys.exit(RunStopped.EXIT_CODE)
-    except (UserError, OSError, typer.TyperException) as error:
-        # An OSError is a full disk, a missing permission and the like: the user's to mend, too.
+    except (UserError, typer.TyperException) as error:
         if debug:
             raise
-        text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        say(typer.style("error: ", fg="red", bold=True) + text)
-        sys.exit(2)
+        _fail(error.format_message() if isinstance(error, typer.TyperException) else str(error))
     except Exception as error:
-        if debug or not _out_of_memory(error):
+        # A full disk, a missing permission, too little memory: the user's to mend, too.
+        if debug or not (isinstance(error, OSError) or _is_out_of_memory(error)):
             raise
-        say(
-            typer.style("error: ", fg="red", bold=True) + f"out of memory: {str(error).partition(chr(10))[0]}; give a "
-            "smaller --batch-size, or, to train, --batch-size auto or --set train.recompute=true"
-        )
-        sys.exit(2)
+        place = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
+        _fail(place + (OUT_OF_MEMORY.format(error) if _is_out_of_memory(error) else str(error)), everyone=True)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _fail(text: str, everyone: bool = False) -> NoReturn:
+    """Say what is wrong and exit with code 2; of several processes the first one does, unless each has its own."""
+    if everyone or first_process():
+        typer.echo(typer.style("error: ", fg="red", bold=True) + text.partition("\n")[0], err=True)
+    sys.exit(2)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
     """Say whether a GPU's or this machine's memory was too small; torch may not even be imported here."""
     return (
         isinstance(error, MemoryError)

@@ -1,6 +1,6 @@
 """The options that several commands share, so that each means the same everywhere."""
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,14 +9,17 @@ import typer
 SOURCE = "A folder of images, 'openmoji', 'idx:DIR' (files named as Fashion-MNIST's), or a packed .rec file."
 
 
+MOST_DIGITS = 18
+
+
 def count(text: str | int) -> int:
     """Read 200k, 1.5M or 3000."""
     scale = {"k": 10**3, "m": 10**6}.get(str(text)[-1:].lower(), 1)
     try:
         number = Decimal(str(text)[:-1] if scale > 1 else str(text)) * scale  # exact: 4.1M is a whole number
-    except InvalidOperation:
+    except ArithmeticError:  # no number, or one beyond all bounds
         number = Decimal(0)
-    if not number.is_finite() or number < 1 or number != int(number):
+    if not number.is_finite() or number < 1 or number.adjusted() > MOST_DIGITS or number != int(number):
         raise typer.BadParameter(f"expected a whole number above 0 such as 3000, 200k or 1.5M, got '{text}'")
     return int(number)
 
@@ -55,7 +58,7 @@ Loader = Annotated[
     typer.Option("--loader", help="What reads a packed set; auto: prepared once if small."),
 ]
 Processes = Annotated[int, typer.Option("--nproc", min=1, help="Processes on this machine, one for each GPU.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Take two steps, say what a run would need, write nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Take two steps, say what a run would need, write no run.")]
 AcceptChanges = Annotated[
     bool, typer.Option("--accept-changes", help="Go on with a run although its settings or data have changed.")
 ]

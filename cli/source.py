@@ -52,9 +52,12 @@ def open_some(source: str, size: int, split: "Split", most: int) -> "tuple[Image
     Of a packed set that is too large to be prepared, no more is read than these.
     """
     from svq.data.packed_source import sample_packed
+    from svq.training.log import bar
 
     if streams_by_itself(source, size):
-        images = sample_packed(Path(source).expanduser(), size, split, most)
+        with bar(f"read {source}", total=None) as advance:
+            images = sample_packed(Path(source).expanduser(), size, split, most, advance)
+        say_skipped(images.skipped)
         say(f"{source}: {len(images):,} pictures, chosen at random")
         return images, images.indices("all")
     images = open_source(source, size)

@@ -13,7 +13,7 @@ from typing import Literal
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from svq.data.colour import foreign_profile, to_rgb
+from svq.data.colour import is_foreign, to_rgb
 from svq.errors import DataError
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -38,14 +38,14 @@ def decode(data: bytes) -> Image.Image:
         return upright
 
 
-def check_header(data: bytes) -> None:
+def look(data: bytes) -> Image.Image:
     """Look at the header of a picture, and decode nothing.
 
     Raises:
         DataError: it is damaged, of an unknown format, or too large.
     """
     with _damage_named():
-        _open(data)
+        return _open(data)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -103,7 +103,7 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
         upright = orientation == 1 or (is_jpeg and orientation == _exif_orientation(image))
         still = is_jpeg or not getattr(image, "is_animated", False)
         eight_bits = image.mode in ("L", "RGB") and "transparency" not in image.info
-        plain = upright and still and eight_bits and foreign_profile(image) is None
+        plain = upright and still and eight_bits and not is_foreign(image)
         shrink = resize is not None and min(image.size) > resize
         if how == "keep" and plain and not shrink and is_flawless(data):
             return data

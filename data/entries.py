@@ -40,18 +40,6 @@ def load(place: Place) -> bytes:
     return _LOADERS[str(kind)](*where)
 
 
-def age(place: Place) -> bytes:
-    """Return what changes when a picture's file does, its size and time; nothing where it has no file of its own."""
-    kind, *where = place
-    if kind != "file":
-        return b""
-    try:
-        stat = os.stat(str(where[0]))
-    except OSError:
-        return b"gone"
-    return f"{stat.st_size}|{stat.st_mtime_ns}".encode()
-
-
 def split_of(entry: Entry, content: bytes) -> Literal["train", "val"]:
     """Return the split that an entry with this content belongs to."""
     return entry.split or ("val" if in_validation(content) else "train")

@@ -189,10 +189,10 @@ def _remove_remains(root: Path) -> None:
 
 
 def _check_room(root: Path, name: str, size: int, count: int) -> None:
-    wanted, free = count * 3 * size**2, shutil.disk_usage(root).free
-    if wanted > free:
+    wanted, disk = count * 3 * size**2, shutil.disk_usage(root)
+    if disk.total and wanted > disk.free:  # some file systems know nothing of their size
         raise DataError(
-            f"{name} at {size} px takes {wanted / 2**30:.1f} GiB in {root}, where {free / 2**30:.1f} are free; make "
+            f"{name} at {size} px takes {wanted / 2**30:.1f} GiB in {root}, and {disk.free / 2**30:.1f} are free; make "
             "room, let SVQ_CACHE name a folder with more, or pack the set with 'svq data pack' and stream it"
         )
 

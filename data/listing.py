@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable
 from pathlib import Path
 
-from svq.data.entries import Entry, age
+from svq.data.entries import Entry
 from svq.data.imageset import in_order
 from svq.errors import DataError
 
@@ -15,7 +15,7 @@ class Listing:
     """The entries of a source, one a line in a file, and what must be known of all of them.
 
     Attributes:
-        digest: SHA-256 of the file, and of the size and age of the pictures' own files.
+        digest: SHA-256 of the file.
         classes: names of the classes, in order.
     """
 
@@ -25,7 +25,7 @@ class Listing:
             for entry in entries:
                 line = json.dumps(entry).encode() + b"\n"
                 file.write(line)
-                digest.update(line + age(entry.place))
+                digest.update(line)
                 ends.append(ends[-1] + len(line))
                 if entry.label is not None:
                     classes.add(entry.label)

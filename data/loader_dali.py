@@ -2,8 +2,8 @@
 
 What is special: DALI reads shards in sequence, which suits any disk, and shuffles through a buffer; the order of
 the shards changes with each epoch. The pictures were shuffled when they were packed. Each rank reads a part of
-its own, again and again; an epoch may end inside a batch, and no picture is repeated. Its state is DALI's own
-checkpoint.
+its own in each epoch, which may end inside a batch; no picture is repeated. (Where the parts differ by one picture,
+the ranks' epochs drift apart by one.) Its state is DALI's own checkpoint.
 """
 
 import base64
@@ -102,7 +102,7 @@ def _pipeline(packed: PackedSet, settings: LoaderSettings, offsets: Path, decode
         random_shuffle=True,
         initial_fill=min(BUFFER, packed.count(settings.split)),
         shuffle_after_epoch=True,
-        shuffle_after_epoch_seed=settings.seed,  # the same on all ranks, so that their parts stay apart
+        shuffle_after_epoch_seed=settings.seed,  # the same on all ranks, so that an epoch's parts are apart
         seed=settings.seed,
     )
     size, augmentation = settings.image_size, settings.augmentation

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from svq.data.colour import to_rgb
-from svq.data.encoding import JPEG, MAX_PIXELS, decode, find_scan
+from svq.data.colour import is_foreign, to_rgb
+from svq.data.encoding import JPEG, MAX_PIXELS, decode, find_scan, look
 from svq.data.loaders import ASPECT, Augmentation, Batch, LoaderSettings, check_identity, identity, to_batch
 from svq.data.packed import PackedSet
 from svq.errors import DataError
@@ -29,7 +29,8 @@ from svq.errors import DataError
 AHEAD = 2  # batches that are decoded before they are asked for
 CHUNK = 16  # pictures that a thread decodes at a time
 ORDER, CHANCES = range(2)  # what random numbers are for: drawn apart
-TURNING = (b"Exif\0\0", b"tiff:Orientation")  # what may say that a picture lies on its side: Exif, and XMP
+# What may say that a picture lies on its side, Exif and XMP, and that its colours are others than sRGB's.
+TURNING, COLOURING = (b"Exif\0\0", b"tiff:Orientation"), b"ICC_PROFILE\0"
 Box = tuple[int, int, int, int]  # top, left, height, width
 TRIES = 10  # random rectangles, until one lies within the picture
 
@@ -122,7 +123,8 @@ class TorchLoader:
             DataError: it is damaged, of an unknown format, or too large.
         """
         scan = find_scan(data) if data.startswith(JPEG) else -1
-        if scan >= 0 and all(data.find(word, 0, scan) < 0 for word in TURNING):
+        upright = all(data.find(word, 0, scan) < 0 for word in TURNING)
+        if scan >= 0 and upright and (data.find(COLOURING, 0, scan) < 0 or not is_foreign(look(data))):
             try:
                 height, width, *_ = simplejpeg.decode_jpeg_header(data)
                 if height * width <= MAX_PIXELS:

@@ -7,10 +7,10 @@ import numpy as np
 
 from svq.data.encoding import decode
 from svq.data.entries import Entry, items
-from svq.data.imageset import Advance, ImageSet, Split, cached, fit, nothing
+from svq.data.imageset import Advance, ImageSet, Item, Split, cached, fit, in_order, in_validation, nothing
 from svq.data.labels import END, clip_tokenizer, split_labels
 from svq.data.packed import PackedSet, Shard, open_index
-from svq.data.recordio import ImageRecord
+from svq.data.recordio import ImageRecord, RecordFile
 from svq.data.verify import ensure_verified
 from svq.errors import DataError
 
@@ -64,41 +64,58 @@ def native_size(path: Path) -> int:
     raise DataError(f"{path} holds no picture")
 
 
-def sample_packed(path: Path, size: int, split: Split, most: int) -> ImageSet:
+def sample_packed(path: Path, size: int, split: Split, most: int, advance: Advance = nothing) -> ImageSet:
     """Return at most `most` pictures of a packed set at `size` pixels, the same each time, held in memory.
 
-    For a set of which only some are wanted: nothing of the rest is read or kept, and captions are left out.
+    For a set of which only some are wanted: nothing of the rest is kept. Captions are left out.
 
     Raises:
-        DataError: it is missing or damaged, or has no picture in the split.
+        DataError: it is missing or damaged, or none of its pictures in the split can be read.
     """
     packed = ensure_verified(open_index(path))
-    if not packed.count(split):
-        raise DataError(f"{path} holds no picture in split '{split}'")
-    shards = packed.shards(split)
-    ends = np.cumsum([shard.count for shard in shards])
-    chosen = np.random.default_rng(0).choice(ends[-1], min(most, ends[-1]), replace=False)
-    labels, keys, held_out, pixels = [], [], [], []
-    for place in chosen.tolist():
-        number = int(np.searchsorted(ends, place, "right"))
-        shard, record = shards[number], place - int(ends[number] - shards[number].count)
-        found = shard.open()[record]
-        label, _, _ = _meaning(found, packed)
-        pixels.append(fit(decode(found.data), size))
-        labels.append(-1 if label is None else int(label))
-        keys.append(f"record {found.id}")
-        held_out.append(shard in packed.splits["val"])
+    found: list[Item] = []
+    skipped: list[str] = []
+    images = np.empty((min(most, packed.count("all")), 3, size, size), np.uint8)
+    for key, record, held_out in _at_random(packed, split):
+        try:
+            images[len(found)] = fit(decode(record.data), size)
+        except DataError as error:
+            skipped.append(f"{key}: {error}")
+            continue
+        found.append(Item(key, label=_meaning(record, packed)[0], validation=held_out))
+        advance(1)
+        if len(found) == len(images):
+            break
+    if not found:
+        raise DataError(f"no readable picture in split '{split}' of {path}")
+    numbers = in_order({item.label for item in found if item.label is not None})
     return ImageSet(
         name=str(path),
-        images=np.stack(pixels),
-        labels=np.array(labels, dtype=np.int64),
-        classes=packed.classes or tuple(str(i) for i in range(max(labels) + 1)),
-        captions=("",) * len(keys),
-        keys=tuple(keys),
-        validation=np.array(held_out),
-        skipped=(),
+        images=images[: len(found)],
+        labels=np.array([-1 if item.label is None else numbers.index(item.label) for item in found], dtype=np.int64),
+        classes=tuple(packed.classes[int(number)] if packed.classes else number for number in numbers),
+        captions=("",) * len(found),
+        keys=tuple(item.key for item in found),
+        validation=np.array([item.validation for item in found]),
+        skipped=tuple(skipped),
         fingerprint=packed.fingerprint,
     )
+
+
+def _at_random(packed: PackedSet, split: Split) -> Iterator[tuple[str, ImageRecord, bool]]:
+    """Yield the records of a split in random order, the same each time: key, record, whether it is held out."""
+    shards = packed.shards("all" if packed.index is None else split)
+    ends = np.cumsum([shard.count for shard in shards])
+    opened: dict[int, RecordFile] = {}
+    for place in np.random.default_rng(0).permutation(ends[-1] if len(ends) else 0):
+        number = int(np.searchsorted(ends, place, "right"))
+        shard = shards[number]
+        records = opened[number] = opened.get(number) or shard.open()
+        i = int(place - (ends[number] - shard.count))
+        record = records[i]
+        held_out = shard in packed.splits["val"] if packed.index else in_validation(record.data)  # as `entries` has it
+        if split == "all" or held_out == (split == "val"):
+            yield f"{shard.rec.name}, record {i}", record, held_out
 
 
 def open_packed(path: Path, size: int, advance: Advance = nothing) -> ImageSet:

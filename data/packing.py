@@ -117,10 +117,7 @@ def pack(
         if final.exists():
             shutil.rmtree(work)
             if read_index(final).settings != command:
-                raise DataError(
-                    f"{final} is a set packed from another source, in another way, or before some of its files have "
-                    "changed; give another --out"
-                )
+                raise DataError(f"{final} is a set packed from another source or in another way; give another --out")
             return open_index(final)
         journal = Journal.open(work / "journal.json", command)
         ready = work / "index.json"  # written when all shards are whole

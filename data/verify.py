@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from svq.data.encoding import check_header, decode, is_flawless
+from svq.data.encoding import decode, is_flawless, look
 from svq.data.imageset import Advance, cache_root, nothing
 from svq.data.labels import WIDTHS
 from svq.data.packed import FileEntry, PackedSet, Shard
@@ -131,7 +131,7 @@ def _problem(payload: bytes, packed: PackedSet, pictures: bool) -> str:
             if not is_flawless(record.data):
                 return "a flaw that DALI may stop at; pack the set anew"
         elif packed.index is None:  # nobody has looked at its pictures yet; DALI itself allows any size
-            check_header(record.data)
+            look(record.data)
     except DataError as error:
         return str(error)
     return ""

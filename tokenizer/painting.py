@@ -83,7 +83,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     """Give a folder to fill, which takes the place of `out` at the end of the block if nothing failed.
 
     Raises:
-        UserError: `out` holds something that is not an earlier result.
+        UserError: `out` holds something that is not an earlier result; at the end of the block, what was made is kept
+            beside it.
     """
     out = out.resolve()  # of a link, what it points to is replaced
     check_replaceable(out)
@@ -92,7 +93,9 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         work.chmod(0o755)
         yield work
-        check_replaceable(out)  # hours may have passed
+        if out.exists() and not _may_be_replaced(out):  # hours may have passed
+            kept = work.rename(out.with_name(work.name.removeprefix(".")))
+            raise UserError(f"{out} holds files now that others wrote meanwhile; the new pictures are in {kept}")
         replace(out, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from svq.errors import RunStopped, TrainingError
 from svq.training.config import TrainConfig
 from svq.training.curve import draw_curve
-from svq.training.log import RunLog
+from svq.training.log import RunLog, read_log
 from svq.training.signals import StopRequest
 from svq.training.state import Position, resume, save
 from svq.training.step import Trainer, copy_buffers
@@ -47,6 +47,11 @@ def train(
     if 0 < at.seen < total:
         log.say(f"{log.title}: going on from image {at.seen:,} of {total:,}")
     metrics: dict[str, float] = {}
+    if 0 < at.seen < total and trainer.from_first(trainer.rank == 0 and _owes_evaluation(at, config, out)):
+        metrics = evaluate(trainer, log, at.seen, out)
+        at, better = _compare(at, metrics, task)
+        if better:
+            save(trainer, out, at)
 
     with StopRequest() as request:
         while at.seen < total:
@@ -77,6 +82,12 @@ def train(
             if taken.stop and not last:
                 raise RunStopped(f"stopped and saved at image {seen} of {total}; the same command goes on")
     return metrics or trainer.from_first(log.last_metrics()) or evaluate(trainer, log, total, out)
+
+
+def _owes_evaluation(at: Position, config: TrainConfig, out: Path) -> bool:
+    """Say whether a run was ended in an evaluation, before which it had saved because it was asked to stop."""
+    done = any(record["images"] == at.seen and "evaluation" in record for record in read_log(out))
+    return due(at.seen - config.batch_size, at.seen, config.evaluate_every) and not done
 
 
 def due(before: int, seen: int, every: int) -> bool:

@@ -160,7 +160,7 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
             "to go on, or, to 'svq tokenizer train' and 'svq generator train', --accept-changes"
         )
     position = Position(**state["position"])
-    unlearnt = [change for change in changes if change.startswith(("data", "model"))]
+    unlearnt = [change for change in changes if not change.startswith(("train.", "processes:", "precision:"))]
     if unlearnt and position.seen >= trainer.config.images:
         raise CheckpointError(
             f"{out} is finished, and would learn nothing of what has changed ({'; '.join(unlearnt)}); "
@@ -173,18 +173,20 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
         say(f"{out}: the optimizer begins anew, for what it remembers is another's")
     try:
         _load(trainer, folder, anew)
-        _restore_feed(trainer, state["feeds"], changed=bool(changes), say=lambda text: say(f"{out}: {text}"))
+        _restore_feed(trainer, state["feeds"], accept_changes=accept_changes, say=lambda text: say(f"{out}: {text}"))
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(f"{folder} does not fit these settings: {error}") from error
     return position
 
 
-def _restore_feed(trainer: Trainer, feeds: list[dict[str, Any]], changed: bool, say: Callable[[str], None]) -> None:
+def _restore_feed(
+    trainer: Trainer, feeds: list[dict[str, Any]], accept_changes: bool, say: Callable[[str], None]
+) -> None:
     """Go on in the order of the pictures, or begin it anew where changed settings have another order."""
     try:  # one for each process; of another number of them, the first speaks for all
         trainer.feed.restore(feeds[trainer.rank if len(feeds) == trainer.processes else 0])
     except (CheckpointError, KeyError) as error:
-        if not changed:
+        if not accept_changes:
             raise
         say(f"the order of the pictures begins anew ({error})")
 

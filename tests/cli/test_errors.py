@@ -117,14 +117,19 @@ def test_too_little_memory_is_one_line(
     with pytest.raises(SystemExit, match="2"):
         app.main()
     said = capsys.readouterr().err
-    assert said.startswith("error: out of memory: ")
+    assert said.startswith("error: out of memory; ")
     assert "--batch-size auto" in said
     assert said.count("\n") == 1
+
+    monkeypatch.setenv("RANK", "3")  # where it may have happened alone
+    with pytest.raises(SystemExit, match="2"):
+        app.main()
+    assert capsys.readouterr().err.startswith("error: process 3: out of memory; ")
 
 
 def test_a_count_may_be_a_fraction_of_thousands() -> None:
     assert [count(text) for text in ("4.1M", "16.1k", "3000", "1.5m")] == [4_100_000, 16_100, 3000, 1_500_000]
-    for wrong in ("0", "-1k", "1.0001k", "nan", "inf", "1e", "k", ""):
+    for wrong in ("0", "-1k", "1.0001k", "nan", "inf", "1e", "k", "", "1e1000000", "1E999999"):
         with pytest.raises(typer.BadParameter):
             count(wrong)
 

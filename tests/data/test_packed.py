@@ -10,6 +10,7 @@ import pytest
 from svq.data import ImageSet, open_images
 from svq.data.folder import entries, picture_files
 from svq.data.packed import PackedSet, open_index
+from svq.data.packed_source import sample_packed
 from svq.data.packing import PackSettings, pack
 from svq.data.recordio import ImageRecord, pack_image, write_record
 from svq.data.sources import native_size
@@ -91,3 +92,37 @@ def test_an_index_names_only_files_beside_it(packed: PackedSet) -> None:
 def test_a_missing_set_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no packed set .*none\.rec"):
         open_images(str(tmp_path / "none.rec"), 16)
+
+
+def test_a_sample_is_what_the_prepared_set_holds(pictures: ImageSet, packed: PackedSet) -> None:
+    for split in ("train", "val", "all"):
+        some = sample_packed(packed.path, 16, split, 20)
+        whole = sample_packed(packed.path, 16, split, 1000)
+        assert len(whole) == pictures.count(split)
+        assert len(some) == min(20, pictures.count(split))
+        assert some.classes == pictures.classes
+        known = {image.tobytes(): i for i, image in enumerate(pictures.images)}
+        places = [known[image.tobytes()] for image in whole.images]
+        assert len(set(places)) == len(places)
+        assert whole.labels.tolist() == pictures.labels[places].tolist()
+        assert whole.validation.tolist() == pictures.validation[places].tolist()
+        np.testing.assert_array_equal(some.images, whole.images[: len(some)])
+        assert places != sorted(places)
+
+
+def test_a_sample_of_a_set_from_elsewhere_has_its_split_and_names_what_is_broken(folder: Path, tmp_path: Path) -> None:
+    broken = (folder / "box" / "00.png").read_bytes()[:-60]
+    with open(tmp_path / "o.rec", "wb") as rec, open(tmp_path / "o.idx", "w") as idx:
+        for i, data in enumerate([file.read_bytes() for file in picture_files(folder)] + [broken]):
+            idx.write(f"{i}\t{write_record(rec, pack_image(ImageRecord(i, (float(10 * (i % 12)),), data)))}\n")
+    prepared = open_images(str(tmp_path / "o.rec"), 16)
+    assert prepared.classes[:3] == ("0", "10", "20")
+    assert prepared.classes[-1] == "110"
+    for split in ("train", "val", "all"):
+        sample = sample_packed(tmp_path / "o.rec", 16, split, 1000)
+        assert len(sample) == prepared.count(split)
+        assert sorted(sample.classes[n] for n in sample.labels) == sorted(
+            prepared.classes[n] for n in prepared.labels[prepared.indices(split)]
+        )
+    assert len(sample.skipped) == 1
+    assert sample.skipped[0].startswith("o.rec, record 64: ")

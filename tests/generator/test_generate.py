@@ -20,6 +20,7 @@ from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.tokenize import tokenize
 from svq.training.checkpoint import fingerprint
+from svq.training.runs import train_run
 from svq.training.state import differences
 from tests.steps import draws
 
@@ -126,6 +127,16 @@ def test_stage_two_never_trains_on_held_out_pictures(codes: Codes, tokenizer: St
     assert task.size == int((~codes.validation).sum())
     shown, _ = task.batch(torch.arange(task.size))
     assert torch.equal(shown, torch.from_numpy(codes.codes[~codes.validation].astype(np.int64)))
+
+
+def test_a_finished_run_is_not_taken_for_one_on_codes_that_were_searched_for(
+    codes: Codes, tokenizer: StyledTokenizer, tmp_path: Path
+) -> None:
+    shape, train = GeneratorShape(width=32, depth=1, heads=2), GeneratorTrainConfig(images=64, batch_size=32)
+    train_run("g", lambda: GeneratorTask(shape, train, codes, tokenizer), train, tmp_path)
+    other = replace(codes, refine_steps=20)
+    with pytest.raises(CheckpointError, match=r"would learn nothing of what has changed \(refine_steps: None -> 20\)"):
+        train_run("g", lambda: GeneratorTask(shape, train, other, tokenizer), train, tmp_path, accept_changes=True)
 
 
 def test_stage_two_evaluates_on_so_many_sentences(codes: Codes, tokenizer: StyledTokenizer) -> None:

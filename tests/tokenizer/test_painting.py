@@ -116,10 +116,12 @@ def test_what_others_write_meanwhile_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
 
     def fill() -> None:
-        with new_folder(tmp_path / "out"):
+        with new_folder(tmp_path / "out") as work:
             (tmp_path / "out" / "fid.json").write_text("{}")
+            (work / "grid.png").write_bytes(b"new")
 
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match="others wrote meanwhile; the new pictures are in"):
         fill()
-    assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["fid.json"]
+    (kept,) = (p for p in tmp_path.iterdir() if p.name != "out")
+    assert names(kept) == ["grid.png"]

@@ -41,6 +41,8 @@ def test_it_is_whole_and_says_where_it_comes_from(name: str) -> None:
 def test_it_paints_held_out_emoji_as_well_as_its_card_says(name: str) -> None:
     tokenizer = StyledTokenizer.from_pretrained(name)
     images = open_images("openmoji", tokenizer.config.image_size)
+    if images.fingerprint not in (PRETRAINED / name / "card.md").read_text():
+        pytest.skip("this release of OpenMoji, or of what draws it, gives other pictures than the card's")
     said = re.search(r"PSNR (\d\d\.\d\d) dB", (PRETRAINED / name / "card.md").read_text())
     assert said is not None
     originals = to_float(images.batch(images.indices("val")))

@@ -134,6 +134,14 @@ def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(
     with pytest.raises(KeyboardInterrupt):
         start(Killed(config, settings, pictures), tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"{40:012d}"]
+    # The evaluation that it was killed in is made up for.
+    monkeypatch.setattr(Trainer, "step", taken)
+    undisturbed = tmp_path.with_name("undisturbed")
+    run(config, settings, pictures, tmp_path)
+    run(config, settings, pictures, undisturbed)
+    evaluations = [[r for r in read_log(out) if "evaluation" in r] for out in (tmp_path, undisturbed)]
+    assert evaluations[0] == evaluations[1]
+    assert (tmp_path / "best").resolve().name == (undisturbed / "best").resolve().name
 
 
 def test_a_finished_run_is_left_as_it_is(config: TokenizerConfig, pictures: ImageSet, tmp_path: Path) -> None:

@@ -73,14 +73,31 @@ def test_random_crops_need_a_stream(config: TokenizerConfig, pictures: Any) -> N
         TokenizerTask(config, TRAIN.model_copy(update={"crop": "random"}), pictures)
 
 
-@pytest.mark.parametrize("kind", ["torch", "dali"])
+@pytest.mark.parametrize(
+    ("before", "after", "batch_size", "message"),
+    [
+        ("torch", "torch", 16, r"train\.batch_size: 8 -> 16"),
+        ("dali", "dali", 16, r"train\.batch_size: 8 -> 16"),
+        ("dali", "torch", 8, "loader: dali -> torch"),
+    ],
+)
 def test_a_streamed_run_goes_on_with_accepted_changes(
-    config: TokenizerConfig, packed: PackedSet, tmp_path: Path, kind: Any, capsys: pytest.CaptureFixture[str]
+    config: TokenizerConfig,
+    packed: PackedSet,
+    tmp_path: Path,
+    before: Any,
+    after: Any,
+    batch_size: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pictures = PackedPictures(packed, 16, kind)
-    run(config, TRAIN.model_copy(update={"images": 48}), pictures, tmp_path)
-    other = TRAIN.model_copy(update={"batch_size": 16})
-    with pytest.raises(CheckpointError, match=r"train\.batch_size: 8 -> 16"):
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "step", stopping_after(48))
+        with pytest.raises(KeyboardInterrupt):
+            run(config, TRAIN, PackedPictures(packed, 16, before), tmp_path)
+    pictures, other = PackedPictures(packed, 16, after), TRAIN.model_copy(update={"batch_size": batch_size})
+    with pytest.raises(CheckpointError, match=message):
         run(config, other, pictures, tmp_path)
     capsys.readouterr()
     run(config, other, pictures, tmp_path, accept_changes=True)
