@@ -113,7 +113,7 @@ class ImageSet:
         return torch.from_numpy(np.ascontiguousarray(self.images[indices]))
 
 
-def in_order(classes: Iterable[str]) -> list[str]:
+def sorted_classes(classes: Iterable[str]) -> list[str]:
     """Return the names of classes, sorted; numbers, as of a set that knows no names, by their value."""
     names = list(classes)
     numbers = all(name.isascii() and name.isdigit() for name in names)
@@ -225,7 +225,7 @@ def _build(name: str, size: int, items: Iterator[Item], folder: Path, advance: A
     if not kept:
         reason = f"; {len(skipped)} skipped, the first: {skipped[0].key}: {skipped[0].problem}" if skipped else ""
         raise DataError(f"no readable picture in {name}{reason}")
-    classes = in_order({item.label for item in kept if item.label is not None})
+    classes = sorted_classes({item.label for item in kept if item.label is not None})
     number = {label: i for i, label in enumerate(classes)}
     index = {
         "size": size,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from svq.data.entries import Entry
-from svq.data.imageset import in_order
+from svq.data.imageset import sorted_classes
 from svq.errors import DataError
 
 
@@ -32,7 +32,7 @@ class Listing:
         if len(ends) == 1:
             raise DataError("the source lists no picture")
         self._file, self._begins = open(path, "rb"), ends[:-1]  # noqa: SIM115
-        self.digest, self.classes = digest.hexdigest(), tuple(in_order(classes))
+        self.digest, self.classes = digest.hexdigest(), tuple(sorted_classes(classes))
 
     def close(self) -> None:
         """Close the file."""

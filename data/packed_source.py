@@ -7,7 +7,7 @@ import numpy as np
 
 from svq.data.encoding import decode
 from svq.data.entries import Entry, items
-from svq.data.imageset import Advance, ImageSet, Item, Split, cached, fit, in_order, in_validation, nothing
+from svq.data.imageset import Advance, ImageSet, Item, Split, cached, fit, in_validation, nothing, sorted_classes
 from svq.data.labels import END, clip_tokenizer, split_labels
 from svq.data.packed import PackedSet, Shard, open_index
 from svq.data.recordio import ImageRecord, RecordFile
@@ -88,7 +88,7 @@ def sample_packed(path: Path, size: int, split: Split, most: int, advance: Advan
             break
     if not found:
         raise DataError(f"no readable picture in split '{split}' of {path}")
-    numbers = in_order({item.label for item in found if item.label is not None})
+    numbers = sorted_classes({item.label for item in found if item.label is not None})
     return ImageSet(
         name=str(path),
         images=images[: len(found)],

@@ -122,10 +122,8 @@ def pack(
         journal = Journal.open(work / "journal.json", command)
         ready = work / "index.json"  # written when all shards are whole
         if not ready.exists():
-            patterns = (f"{escape(out.stem)}-{split}-?????.rec" for split in ("train", "val"))
-            strangers = sorted(file for pattern in patterns for file in out.parent.glob(pattern))
-            if not journal.done and strangers:
-                raise DataError(f"{strangers[0]} is there already and belongs to no set; give another --out")
+            if not journal.done:
+                _refuse_strangers(out)
             with progress(len(listing)) as advance:
                 splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)
             made = {"source": source, "settings": command, "layout": settings.layout, "classes": listing.classes}
@@ -139,6 +137,14 @@ def pack(
             )
         _publish(work, out, index)
     return open_index(final)
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Refuse to write shards where there are some that no index names."""
+    patterns = (f"{escape(out.stem)}-{split}-?????.rec" for split in ("train", "val"))
+    strangers = sorted(file for pattern in patterns for file in out.parent.glob(pattern))
+    if strangers:
+        raise DataError(f"{strangers[0]} is there already and belongs to no set; give another --out")
 
 
 def _write(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from svq.data.codes import Codes
 from svq.data.entries import Entry
-from svq.data.imageset import Advance, in_order, nothing, to_float
+from svq.data.imageset import Advance, nothing, sorted_classes, to_float
 from svq.data.stream import Streamed, stream
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
@@ -86,7 +86,7 @@ def _collect(
     kept: list[Streamed], codes: NDArray[np.int64], codebook_size: int, tokenizer: str, data: str, source: str
 ) -> Codes:
     """Put codes (N, 36) together with what is known of their pictures."""
-    classes = tuple(in_order({one.entry.label for one in kept if one.entry.label is not None}))
+    classes = tuple(sorted_classes({one.entry.label for one in kept if one.entry.label is not None}))
     number = {label: i for i, label in enumerate(classes)}
     return Codes(
         codes=codes,

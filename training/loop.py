@@ -46,12 +46,8 @@ def train(
     total = -(-config.images // config.batch_size) * config.batch_size
     if 0 < at.seen < total:
         log.say(f"{log.title}: going on from image {at.seen:,} of {total:,}")
+        at = _make_up_for_evaluation(trainer, at, log, out)
     metrics: dict[str, float] = {}
-    if 0 < at.seen < total and trainer.from_first(trainer.rank == 0 and _owes_evaluation(at, config, out)):
-        metrics = evaluate(trainer, log, at.seen, out)
-        at, better = _compare(at, metrics, task)
-        if better:
-            save(trainer, out, at)
 
     with StopRequest() as request:
         while at.seen < total:
@@ -84,10 +80,16 @@ def train(
     return metrics or trainer.from_first(log.last_metrics()) or evaluate(trainer, log, total, out)
 
 
-def _owes_evaluation(at: Position, config: TrainConfig, out: Path) -> bool:
-    """Say whether a run was ended in an evaluation, before which it had saved because it was asked to stop."""
-    done = any(record["images"] == at.seen and "evaluation" in record for record in read_log(out))
-    return due(at.seen - config.batch_size, at.seen, config.evaluate_every) and not done
+def _make_up_for_evaluation(trainer: Trainer, at: Position, log: RunLog, out: Path) -> Position:
+    """Evaluate a run that was ended in an evaluation, before which it had saved because it was asked to stop."""
+    wanted = due(at.seen - trainer.config.batch_size, at.seen, trainer.config.evaluate_every)
+    done = trainer.rank > 0 or any(r["images"] == at.seen and "evaluation" in r for r in read_log(out))
+    if not wanted or trainer.from_first(done):
+        return at
+    at, better = _compare(at, evaluate(trainer, log, at.seen, out), trainer.task)
+    if better:
+        save(trainer, out, at)
+    return at
 
 
 def due(before: int, seen: int, every: int) -> bool:
