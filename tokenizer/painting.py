@@ -93,7 +93,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         work.chmod(0o755)
         yield work
-        if out.exists() and not _may_be_replaced(out):  # hours may have passed
+        if not _may_be_replaced(out):  # hours may have passed
             kept = work.rename(out.with_name(work.name.removeprefix(".")))
             raise UserError(f"{out} holds files now that others wrote meanwhile; the new pictures are in {kept}")
         replace(out, work)
@@ -107,11 +107,13 @@ def check_replaceable(out: Path) -> None:
     Raises:
         UserError: it does.
     """
-    if out.exists() and not _may_be_replaced(out):
+    if not _may_be_replaced(out):
         raise UserError(f"{out} holds other files, which would be lost; give another --out")
 
 
 def _may_be_replaced(out: Path) -> bool:
+    if not out.exists():
+        return True
     names, images = {p.name for p in out.iterdir()}, out / "images"
     if not names:
         return True

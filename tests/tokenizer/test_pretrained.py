@@ -41,13 +41,15 @@ def test_it_is_whole_and_says_where_it_comes_from(name: str) -> None:
 def test_it_paints_held_out_emoji_as_well_as_its_card_says(name: str) -> None:
     tokenizer = StyledTokenizer.from_pretrained(name)
     images = open_images("openmoji", tokenizer.config.image_size)
-    if images.fingerprint not in (PRETRAINED / name / "card.md").read_text():
-        pytest.skip("this release of OpenMoji, or of what draws it, gives other pictures than the card's")
-    said = re.search(r"PSNR (\d\d\.\d\d) dB", (PRETRAINED / name / "card.md").read_text())
+    card = (PRETRAINED / name / "card.md").read_text()
+    said = re.search(r"PSNR (\d\d\.\d\d) dB", card)
     assert said is not None
     originals = to_float(images.batch(images.indices("val")))
     codes = torch.cat([tokenizer.encode(part) for part in originals.split(64)])
-    assert reconstruction_quality(tokenizer.decode, codes, originals).psnr == pytest.approx(float(said[1]), abs=0.02)
+    found = reconstruction_quality(tokenizer.decode, codes, originals).psnr
+    assert found > 20
+    if images.fingerprint in card:  # another release of OpenMoji, or of what draws it, has other pictures
+        assert found == pytest.approx(float(said[1]), abs=0.02)
 
 
 def test_the_command_line_knows_them_all() -> None:
