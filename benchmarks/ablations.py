@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.trials import add_set, parser, trial
 from svq.cli.output import write_json
@@ -22,6 +22,7 @@ from svq.training.settings import resolve
 
 SETTINGS: dict[str, tuple[str, ...]] = {  # parts that are a matter of settings
     "nothing": (),
+    "looks": ("model.looks=0",),
     "position-norm": ("model.normalize=none",),
     "soft-switch": ("train.ramp_share=0",),
     "continuous-start": ("train.continuous_share=0", "train.ramp_share=0"),
@@ -44,14 +45,9 @@ def _initialise_plainly(part: nn.Module) -> None:
             nn.init.xavier_uniform_(module.style2.weight)
 
 
-def _paint_attached(self: StyledTokenizer, latents: Tensor, keep: Tensor | None) -> Tensor:
-    """Let the gradient of truncated pictures reach the encoder."""
-    return self.decoder(latents, keep)
-
-
 PATCHES: dict[str, Callable[[], AbstractContextManager[object]]] = {  # parts that are a matter of code
     "decoder-start": lambda: patch.object(model, "initialise", _initialise_plainly),
-    "truncated-detached": lambda: patch.object(StyledTokenizer, "_paint", _paint_attached),
+    "truncated-detached": lambda: patch.object(StyledTokenizer, "_teach", lambda _, latents, keep: latents),
 }
 
 

@@ -56,7 +56,7 @@ class TiTokArrangement(StyledTokenizer):
     """Our encoder and quantizer with a plain decoder."""
 
     def __init__(self, config: TokenizerConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.model_copy(update={"looks": 0}))  # all codes enter at once: nothing to look at between
         decoder = PlainDecoder(config)
         initialise(decoder)
         self.decoder = decoder  # type: ignore[assignment]
@@ -121,6 +121,6 @@ class RasterVQ(StyledTokenizer):
     WIDTH = 128
 
     def __init__(self, config: TokenizerConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.model_copy(update={"looks": 0}))
         self.encoder = RasterEncoder(config, self.WIDTH)  # type: ignore[assignment]
         self.decoder = RasterDecoder(config, self.WIDTH)  # type: ignore[assignment]

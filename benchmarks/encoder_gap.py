@@ -31,10 +31,11 @@ def gaps(model: StyledTokenizer, images: torch.Tensor, refine_steps: int) -> dic
     sums = dict.fromkeys(("plain", "jittered", "continuous", "refined"), 0.0)
     for x, draws in zip(images.split(BATCH), numbers.split(BATCH), strict=True):
         moved = jitter(x, draws)
+        continuous = model.quantizer.continuous(model.latents(x, quantized=False))
         painted = {
             "plain": (model.decode(model.encode(x)), x),
             "jittered": (model.decode(model.encode(moved)), moved),
-            "continuous": (model.decoder(model.quantizer.continuous(model.latents(x))).clamp(-1, 1), x),
+            "continuous": (model.decoder(continuous).clamp(-1, 1), x),
             "refined": (model.decode(model.encode(x, refine_steps)), x),
         }
         for name, (y, original) in painted.items():

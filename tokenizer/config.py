@@ -93,6 +93,12 @@ class TokenizerConfig(Config):
     decoder_heads: PositiveInt = 12
     plain_layers: int = Field(6, ge=0, description="plain layers after the styled ones")
     mlp_ratio: float = Field(4.0, gt=0)
+    looks: int = Field(
+        0,
+        ge=0,
+        description="in how many groups the latents are written, each after a look at what is painted from those "
+        "before it; 0: all at once, unseen",
+    )
     normalize: Literal["position", "none"] = Field(
         "position", description="position: each (position, channel) of the latents to mean 0 and variance 1"
     )
@@ -107,6 +113,10 @@ class TokenizerConfig(Config):
             raise ValueError(f"image_size {size} is not a multiple of patch_size {patch}; {fits}")
         if self.tokens % 2:
             raise ValueError(f"tokens {self.tokens} is odd; every styled layer takes two, give an even number")
+        if self.looks and self.tokens // 2 % self.looks:
+            layers = self.tokens // 2
+            fits = ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
+            raise ValueError(f"looks {self.looks} does not divide the {layers} styled layers; give 0, {fits}")
         for part in ("encoder", "decoder"):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:

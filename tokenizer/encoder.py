@@ -1,7 +1,8 @@
 """The encoder: a picture goes in, 36 Gaussian latents come out.
 
 What is special: the latents are read from learned query tokens appended to the patches, so that each of
-them may look at the whole picture (as in TiTok, Yu et al. 2024, arXiv:2406.07550).
+them may look at the whole picture (as in TiTok, Yu et al. 2024, arXiv:2406.07550). Where the tokenizer has
+looks, the queries of each group of latents see what is painted from the groups before it, too.
 """
 
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.layers import PlainLayer, run
+from svq.tokenizer.look import Look
 
 LOG_VARIANCE_RANGE = (-30.0, 20.0)  # keeps exp() finite in fp32 and bf16
 
@@ -45,13 +47,38 @@ class Encoder(nn.Module):
             PlainLayer(width, config.encoder_heads, config.mlp_ratio) for _ in range(config.encoder_depth)
         )
         self.norm = nn.LayerNorm(width)
+        self.looks = nn.ModuleList(
+            Look(width, config.decoder_width, config.encoder_heads, config.mlp_ratio) for _ in range(config.looks)
+        )
+        self.look_norm = nn.LayerNorm(width) if config.looks else nn.Identity()
         self.mean = nn.Linear(width, config.latent_dim)
         self.std = nn.Linear(width, config.latent_dim)
 
     def forward(self, images: Tensor) -> Posterior:
+        """Encode all latents at once, before anything is painted."""
+        return self._heads(self.features(images)[:, -self.tokens :])
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what is seen in pictures (B, 3, S, S), by patch and by latent: (B, P + 36, D)."""
         x = self.input(images).flatten(2).transpose(1, 2) + self.positions  # (B, P, D)
         x = torch.cat([x, self.queries.expand(len(x), -1, -1)], dim=1)  # (B, P + 36, D)
         for layer in self.layers:
             x = run(layer, x, recompute=self.recompute)
-        x = self.norm(x[:, -self.tokens :])  # (B, 36, D)
+        return self.norm(x)
+
+    def look(self, features: Tensor, painting: Tensor, number: int) -> Posterior:
+        """Encode the next group of latents.
+
+        Args:
+            features: (B, P + 36, D), from `features`.
+            painting: (B, g + P, D'), from `StyledDecoder.painting`.
+            number: which look this is, counted from 0.
+        """
+        patches, queries = features.split([features.shape[1] - self.tokens, self.tokens], dim=1)
+        queries = queries.chunk(len(self.looks), dim=1)[number]  # (B, g, D)
+        return self._heads(
+            self.look_norm(run(self.looks[number], queries, patches, painting, recompute=self.recompute))
+        )
+
+    def _heads(self, x: Tensor) -> Posterior:
         return Posterior(self.mean(x), self.std(x).clamp(*LOG_VARIANCE_RANGE))

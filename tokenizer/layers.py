@@ -22,11 +22,16 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, n, d = x.shape
-        parts = self.qkv(x).chunk(3, dim=-1)  # 3 x (B, N, D)
-        q, k, v = (t.view(b, n, self.heads, d // self.heads).transpose(1, 2) for t in parts)  # 3 x (B, h, N, D/h)
-        x = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, D/h)
-        return self.out(x.transpose(1, 2).reshape(b, n, d))  # (B, N, D)
+        q, k, v = self.qkv(x).chunk(3, dim=-1)  # 3 x (B, N, D)
+        return self.out(attend(q, k, v, self.heads))  # (B, N, D)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attend with queries (B, N, D) to keys and values (B, M, D), head by head; return (B, N, D)."""
+    b, _, d = q.shape
+    q, k, v = (t.view(b, t.shape[1], heads, d // heads).transpose(1, 2) for t in (q, k, v))  # 3 x (B, h, ., D/h)
+    seen = F.scaled_dot_product_attention(q, k, v)  # (B, h, N, D/h)
+    return seen.transpose(1, 2).flatten(2)
 
 
 class MLP(nn.Module):
@@ -96,12 +101,12 @@ class StyledLayer(nn.Module):
 
         Args:
             x: tokens (B, N, D), placeholders first; the two conditions have been added to theirs.
-            conditions: all conditions (B, 36, D).
-            first: index of the first of this layer's two conditions, and of its placeholder.
+            conditions: this layer's two (B, 2, D).
+            first: index of the placeholder of the first of them.
         """
-        style = self.style_norm1(self.style1(x[:, first]) + conditions[:, first])  # (B, D)
+        style = self.style_norm1(self.style1(x[:, first]) + conditions[:, 0])  # (B, D)
         x = x + self.attention(self.norm1(x, style))  # (B, N, D)
-        style = self.style_norm2(self.style2(x[:, first + 1]) + conditions[:, first + 1])  # (B, D)
+        style = self.style_norm2(self.style2(x[:, first + 1]) + conditions[:, 1])  # (B, D)
         return x + self.mlp(self.norm2(x, style))  # (B, N, D)
 
 

@@ -32,6 +32,15 @@ class Reconstruction(NamedTuple):
     quantizer_loss: Tensor
 
 
+class _Group(NamedTuple):
+    """Latents that are written at once (B, g, d): normalised, and as the decoder sees them."""
+
+    posterior: Posterior
+    latents: Tensor
+    seen: Tensor
+    loss: Tensor
+
+
 class StyledTokenizer(nn.Module):
     """Writes a picture as 36 codes, ordered from high-level to low-level attributes, and paints it again."""
 
@@ -39,7 +48,7 @@ class StyledTokenizer(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = Encoder(config)
-        self.norm = PositionNorm(config.tokens, config.latent_dim) if config.normalize == "position" else nn.Identity()
+        self.norm = PositionNorm(config.tokens, config.latent_dim) if config.normalize == "position" else None
         self.decoder = StyledDecoder(config)
         initialise(self.encoder)
         initialise(self.decoder)
@@ -64,25 +73,65 @@ class StyledTokenizer(nn.Module):
                 painted from a prefix teach the decoder alone: their gradient does not reach the encoder,
                 lest it learn to put everything into the first codes.
         """
-        posterior = self.encoder(images)
-        latents = self.norm(posterior.mean if eps is None else posterior.sample(eps))  # (B, 36, d)
+        if self.config.looks:
+            groups, x = self._look_on(images, eps, quantized, keep)
+            last = self.config.tokens - groups[-1].seen.shape[1]
+            painted = self.decoder.finish(self.decoder.style(x, self._teach(groups[-1].seen, keep), last, keep))
+        else:
+            groups = [self._write(self.encoder(images), eps, quantized)]
+            painted = self.decoder(self._teach(groups[0].seen, keep), keep)
+        if self.training and quantized is not False:
+            self.quantizer.learn(torch.cat([group.latents.detach() for group in groups], dim=1))
+        posterior = Posterior(*(torch.cat(parts, dim=1) for parts in zip(*(g.posterior for g in groups), strict=True)))
+        return Reconstruction(painted, posterior, torch.stack([group.loss for group in groups]).mean())
+
+    def _look_on(
+        self, images: Tensor, eps: Tensor | None, quantized: Tensor | bool, keep: Tensor | None = None
+    ) -> tuple[list[_Group], Tensor]:
+        """Write pictures group by group; return the groups, and the tokens painted on with all but the last."""
+        size = self.config.tokens // self.config.looks
+        features, x = self.encoder.features(images), self.decoder.blank(len(images))
+        groups: list[_Group] = []
+        for i in range(self.config.looks):
+            first = i * size
+            if groups:
+                x = self.decoder.style(x, self._teach(groups[-1].seen, keep), first - size, keep)
+            posterior = self.encoder.look(features, self.decoder.painting(x, first, size), i)
+            here = None if eps is None else eps[:, first : first + size]
+            groups.append(self._write(posterior, here, quantized, first))
+        return groups, x
+
+    def _write(self, posterior: Posterior, eps: Tensor | None, quantized: Tensor | bool, first: int = 0) -> _Group:
+        latents = posterior.mean if eps is None else posterior.sample(eps)  # (B, g, d)
+        if self.norm is not None:
+            latents = self.norm(latents, first)
         continuous, loss = self.quantizer.continuous(latents), latents.new_zeros(())
         if quantized is False:
-            return Reconstruction(self._paint(continuous, keep), posterior, loss)
-        on_codes, _, loss = self.quantizer(latents)
+            return _Group(posterior, latents, continuous, loss)
+        seen, _, loss = self.quantizer(latents)
         if isinstance(quantized, Tensor):
-            on_codes = torch.where(quantized[:, None, None], on_codes, continuous)
-        return Reconstruction(self._paint(on_codes, keep), posterior, loss)
+            seen = torch.where(quantized[:, None, None], seen, continuous)
+        return _Group(posterior, latents, seen, loss)
 
-    def _paint(self, latents: Tensor, keep: Tensor | None) -> Tensor:
-        if keep is not None:
-            truncated = (keep < self.config.tokens)[:, None, None]  # (B, 1, 1)
-            latents = torch.where(truncated, latents.detach(), latents)
-        return self.decoder(latents, keep)
+    def _teach(self, latents: Tensor, keep: Tensor | None) -> Tensor:
+        """Let pictures that are painted from a prefix teach the decoder alone."""
+        if keep is None:
+            return latents
+        truncated = (keep < self.config.tokens)[:, None, None]  # (B, 1, 1)
+        return torch.where(truncated, latents.detach(), latents)
 
-    def latents(self, images: Tensor) -> Tensor:
-        """Return the normalised mean latents (B, 36, d) of pictures (B, 3, S, S) in [-1, 1]."""
-        return self.norm(self.encoder(images).mean)
+    def latents(self, images: Tensor, quantized: bool | None = None) -> Tensor:
+        """Return the normalised mean latents (B, 36, d) of pictures (B, 3, S, S) in [-1, 1].
+
+        Args:
+            images: the pictures.
+            quantized: whether what the encoder looks at meanwhile is painted from codes or from the latents themselves;
+                None: from codes, if there is a codebook yet.
+        """
+        if not self.config.looks:
+            return self._write(self.encoder(images), None, quantized=False).latents
+        groups, _ = self._look_on(images, None, bool(self.quantizer.started) if quantized is None else quantized)
+        return torch.cat([group.latents for group in groups], dim=1)
 
     def code_latents(self, images: Tensor) -> Tensor:
         """Return the latents (B, 36, d) that the decoder is to see: quantized, or not if there is no codebook yet."""

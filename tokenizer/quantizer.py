@@ -21,7 +21,7 @@ from svq.tokenizer.config import FSQConfig, KMeansConfig, LFQConfig, SimVQConfig
 
 
 class Quantized(NamedTuple):
-    """Latents on the codebook (B, 36, d) with straight-through gradient, codes (B, 36) int64, loss term."""
+    """Latents on the codebook (B, g, d) with straight-through gradient, codes (B, g) int64, loss term."""
 
     latents: Tensor
     codes: Tensor
@@ -41,20 +41,26 @@ class PositionNorm(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(tokens * dim, affine=False)
 
-    def forward(self, z: Tensor) -> Tensor:
-        x = z.flatten(1).float()  # (B, 36 d); statistics in bf16 would be too coarse
+    def forward(self, z: Tensor, first: int = 0) -> Tensor:
+        """Normalise latents (B, g, d), those from position `first` on."""
+        x = z.flatten(1).float()  # (B, g d); statistics in bf16 would be too coarse
+        assert self.norm.running_mean is not None
+        assert self.norm.running_var is not None
+        here = slice(first * z.shape[2], (first + z.shape[1]) * z.shape[2])
+        mean, variance = self.norm.running_mean[here], self.norm.running_var[here]
         if self.training and torch.distributed.is_initialized():
-            return self._over_processes(x).view_as(z)  # (B, 36, d)
+            return self._over_processes(x, mean, variance).view_as(z)  # (B, g, d)
         if self.training and len(x) == 1:
             raise TrainingError(
                 "latents are normalised over the pictures that are seen at a time, and this was a single one; give "
                 "another train.batch_size or train.micro_batch, such that 2 or more are left for every part of a batch"
             )
-        return self.norm(x).view_as(z)  # (B, 36, d)
+        momentum, eps = self.norm.momentum or 0.0, self.norm.eps
+        return F.batch_norm(x, mean, variance, training=self.training, momentum=momentum, eps=eps).view_as(z)
 
-    def _over_processes(self, x: Tensor) -> Tensor:
+    def _over_processes(self, x: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
         # torch's SyncBatchNorm is for GPUs only.
-        moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, 36 d)
+        moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, g d)
         everyone = torch.distributed.group.WORLD
         assert everyone is not None
         moments = all_reduce(moments, "sum", everyone) / everyone.size()
@@ -62,9 +68,8 @@ class PositionNorm(nn.Module):
         with torch.no_grad():
             count = len(x) * torch.distributed.get_world_size()
             unbiased = variance * count / max(count - 1, 1)
-            for running, now in ((self.norm.running_mean, mean), (self.norm.running_var, unbiased)):
-                assert running is not None
-                running.lerp_(now, self.norm.momentum or 0.1)
+            running_mean.lerp_(mean, self.norm.momentum or 0.0)
+            running_variance.lerp_(unbiased, self.norm.momentum or 0.0)
         return (x - mean) * torch.rsqrt(variance.clamp_min(0) + self.norm.eps)
 
 
@@ -83,13 +88,16 @@ class Quantizer(nn.Module, ABC):
         """Initialise the codebook from normalised latents (B, 36, d) of real pictures."""
         self.started.fill_(True)
 
+    def learn(self, latents: Tensor) -> None:
+        """Move the codebook towards normalised latents (B, 36, d) of a step, where no gradient does."""
+
     @abstractmethod
     def continuous(self, latents: Tensor) -> Tensor:
-        """Return the latents (B, 36, d) in the range of the codes, not quantized."""
+        """Return the latents (B, g, d) in the range of the codes, not quantized."""
 
     @abstractmethod
     def forward(self, latents: Tensor) -> Quantized:
-        """Quantize normalised latents (B, 36, d)."""
+        """Quantize normalised latents (B, g, d)."""
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
@@ -122,11 +130,15 @@ class CosineVQ(Quantizer):
         self.vq.train(training)
         super().start(latents)
 
+    @torch.no_grad()
+    def learn(self, latents: Tensor) -> None:
+        self.vq(latents)
+
     def continuous(self, latents: Tensor) -> Tensor:
         return F.normalize(latents, dim=-1)
 
     def forward(self, latents: Tensor) -> Quantized:
-        return Quantized(*self.vq(latents))
+        return Quantized(*self.vq(latents, freeze_codebook=True))  # `learn` moves it, once in a step
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.get_output_from_indices(codes)

@@ -19,6 +19,7 @@ from svq.evaluation.reconstruction import psnr
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.critic import PatchCritic, balance
 from svq.tokenizer.layers import PlainLayer, StyledLayer
+from svq.tokenizer.look import Look
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.config import TrainConfig
 from svq.training.device import build_seeded
@@ -83,7 +84,7 @@ class TokenizerTask(Task):
         return [k for k in PREFIXES if k < self.model.config.tokens] + [self.model.config.tokens]
 
     def layers(self, model: nn.Module) -> list[nn.Module]:
-        return [m for m in model.modules() if isinstance(m, PlainLayer | StyledLayer)]
+        return [m for m in model.modules() if isinstance(m, PlainLayer | StyledLayer | Look)]
 
     def batch(self, indices: Tensor) -> tuple[Tensor, ...]:
         assert isinstance(self.images, ImageSet)  # others have a feed of their own
@@ -175,7 +176,10 @@ class TokenizerTask(Task):
         vae_only = self.config.quantized_share(1.0) == 0 and not model.quantizer.needs_start
         for part in images.split(EVALUATION_BATCH):
             pictures = part.to(device)
-            latents = model.quantizer.continuous(model.latents(pictures)) if vae_only else model.code_latents(pictures)
+            if vae_only:
+                latents = model.quantizer.continuous(model.latents(pictures, quantized=False))
+            else:
+                latents = model.code_latents(pictures)
             for k in self.prefixes:
                 painted[k].append(model.decoder(latents[:, :k]).clamp(-1, 1).cpu())
         return {k: torch.cat(v) for k, v in painted.items()}

@@ -11,10 +11,10 @@ from svq.tokenizer.config import KMeansConfig, TokenizerConfig
 from svq.training.checkpoint import save_model
 
 
-@pytest.fixture
-def tokenizer(config: TokenizerConfig) -> StyledTokenizer:
+@pytest.fixture(params=[2, 0], ids=["looking", "blind"])
+def tokenizer(config: TokenizerConfig, request: pytest.FixtureRequest) -> StyledTokenizer:
     torch.manual_seed(0)
-    return StyledTokenizer(config).eval()
+    return StyledTokenizer(config.model_copy(update={"looks": request.param})).eval()
 
 
 def test_decoding_codes_gives_the_reconstruction(tokenizer: StyledTokenizer) -> None:
@@ -140,8 +140,7 @@ def test_pictures_painted_from_a_prefix_teach_the_decoder_alone(tokenizer: Style
     assert tokenizer.encoder.input.weight.grad.any()
 
 
-def test_chosen_pictures_are_quantized_and_the_others_are_not(config: TokenizerConfig) -> None:
-    tokenizer = StyledTokenizer(config).eval()
+def test_chosen_pictures_are_quantized_and_the_others_are_not(tokenizer: StyledTokenizer) -> None:
     images = torch.rand(6, 3, 16, 16) * 2 - 1
     chosen = torch.tensor([True, False, False, True, False, True])
     with torch.no_grad():

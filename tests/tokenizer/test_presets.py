@@ -43,7 +43,11 @@ def test_the_full_size_has_the_parameters_that_its_shapes_ask_for() -> None:
     styled = plain(d) - 4 * d + 2 * (d * d + 2 * d + linear(d, 2 * d))
     decoder = linear(latent, d) + (2 * tokens + patches) * d + 18 * styled + 6 * plain(d)
     decoder += 2 * d + linear(d, 3 * 16 * 16) + linear(3 * 9, 3)
-    assert sum(p.numel() for p in model.encoder.parameters()) == encoder == 303_406_088
+    assert encoder == 303_406_088
+    # A look is an encoder's layer whose keys and values come from the patches of both, queries from placeholders, too.
+    look = plain(e) - linear(e, 3 * e) + linear(e, e) + linear(e, 2 * e) + 2 * d + 2 * d * e + linear(d, e)
+    encoder += 6 * look + 2 * e
+    assert sum(p.numel() for p in model.encoder.parameters()) == encoder
     assert sum(p.numel() for p in model.decoder.parameters()) == decoder
     assert sum(p.numel() for p in model.parameters()) == encoder + decoder
 

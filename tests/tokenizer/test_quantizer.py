@@ -104,7 +104,7 @@ def test_dead_codes_come_back_to_life() -> None:
     before = len(quantizer.eval()(latents).codes.unique())
     quantizer.train()
     for _ in range(20):
-        quantizer(torch.randn(64, 8, 4))
+        quantizer.learn(torch.randn(64, 8, 4))
     assert len(quantizer.eval()(latents).codes.unique()) == 32 > before
 
 
@@ -134,3 +134,14 @@ def test_position_norm_normalises_each_position_by_itself() -> None:
     for _ in range(200):
         norm(z)
     torch.testing.assert_close(norm.eval()(z), normalised, atol=1e-2, rtol=1e-2)
+
+
+def test_position_norm_takes_positions_in_groups() -> None:
+    whole, grouped = PositionNorm(tokens=4, dim=2), PositionNorm(tokens=4, dim=2)
+    for _ in range(3):
+        z = torch.randn(64, 4, 2) * 3 + 1
+        parts = [grouped(z[:, first : first + 2], first) for first in (0, 2)]
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole(z))
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(grouped.state_dict()[name], value)
+    torch.testing.assert_close(grouped.eval()(z[:, 2:], 2), whole.eval()(z)[:, 2:])

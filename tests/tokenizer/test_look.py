@@ -1,0 +1,111 @@
+"""The encoder looks at what is painted so far: what it sees, and what that changes."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor
+
+from svq.tokenizer import StyledTokenizer
+from svq.tokenizer.config import QuantizerConfig, TokenizerConfig, VQConfig
+from svq.tokenizer.decoder import StyledDecoder
+from svq.tokenizer.look import Look
+from tests.tokenizer.kinds import KINDS
+
+
+def randomised(module: torch.nn.Module) -> None:
+    rng = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data.normal_(std=0.2, generator=rng)
+
+
+def by_hand(look: Look, queries: Tensor, patches: Tensor, painting: Tensor) -> Tensor:
+    """One picture, head by head: queries (g, D), patches (P, D), painting (g + P, D')."""
+    painting = look.painting_norm(painting)
+    x = queries + look.placeholder(painting[: len(queries)])
+    places = torch.cat([patches, painting[len(queries) :]], dim=1)  # (P, D + D'): picture and painting side by side
+    weight = torch.cat([look.picture_kv.weight, look.painting_kv.weight], dim=1)
+    kv = places @ weight.T + look.picture_kv.bias
+    q = look.query(look.query_norm(x))
+    size = q.shape[1] // look.heads
+    seen = []
+    for head in range(look.heads):
+        here = slice(head * size, (head + 1) * size)
+        k, v = kv[:, : q.shape[1]][:, here], kv[:, q.shape[1] :][:, here]
+        seen.append(torch.softmax(q[:, here] @ k.T * size**-0.5, dim=-1) @ v)
+    x = x + look.out(torch.cat(seen, dim=1))
+    return x + look.mlp.down(F.gelu(look.mlp.up(look.mlp_norm(x))))
+
+
+def test_a_look_equals_its_plain_transcription() -> None:
+    look = Look(width=8, decoder_width=6, heads=2, mlp_ratio=2).double()
+    randomised(look)
+    queries, patches, painting = (torch.randn(3, n, d).double() for n, d in ((4, 8), (9, 8), (13, 6)))
+    expected = torch.stack([by_hand(look, *one) for one in zip(queries, patches, painting, strict=True)])
+    torch.testing.assert_close(look(queries, patches, painting), expected)
+
+
+@pytest.mark.parametrize("size", [2, 4, 8])
+def test_painting_in_groups_is_painting(config: TokenizerConfig, size: int) -> None:
+    decoder = StyledDecoder(config)
+    randomised(decoder)
+    latents = torch.randn(4, 8, config.latent_dim)
+    for keep in (None, torch.tensor([1, 4, 5, 8])):
+        x = decoder.blank(4)
+        for first in range(0, 8, size):
+            x = decoder.style(x, latents[:, first : first + size], first, keep)
+        torch.testing.assert_close(decoder.finish(x), decoder(latents, keep))
+
+
+def test_later_latents_know_what_earlier_ones_painted(config: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    tokenizer = StyledTokenizer(config).eval()  # two looks, four latents each
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    before = tokenizer.latents(images)
+    tokenizer.decoder.condition.weight.data.neg_()  # all else is as it was, but the painting
+    after = tokenizer.latents(images)
+    assert torch.equal(after[:, :4], before[:, :4])
+    assert ((after[:, 4:] - before[:, 4:]).abs().amax((0, 2)) > 0).all()
+
+
+def test_a_blind_encoder_knows_nothing_of_the_painting(config: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    tokenizer = StyledTokenizer(config.model_copy(update={"looks": 0})).eval()
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    before = tokenizer.latents(images)
+    randomised(tokenizer.decoder)
+    assert torch.equal(tokenizer.latents(images), before)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_what_is_encoded_is_what_was_looked_at(kind: QuantizerConfig, config: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    tokenizer = StyledTokenizer(config.model_copy(update={"quantizer": kind}))
+    images = torch.rand(32, 3, 16, 16) * 2 - 1
+    tokenizer.train()(images, torch.randn(32, 8, kind.dim), quantized=False)  # statistics of the latents
+    tokenizer.eval()
+    with torch.no_grad():
+        if not tokenizer.quantizer.started:
+            tokenizer.quantizer.start(tokenizer.latents(images))
+        painted = tokenizer(images).images.clamp(-1, 1)
+    torch.testing.assert_close(tokenizer.decode(tokenizer.encode(images)), painted)
+
+
+def test_a_codebook_moves_once_in_a_step_towards_all_latents(config: TokenizerConfig) -> None:
+    tokenizer = StyledTokenizer(config.model_copy(update={"quantizer": VQConfig(codebook_size=32, dim=4)}))
+    images = torch.rand(32, 3, 16, 16) * 2 - 1
+    tokenizer.quantizer.start(tokenizer.eval().latents(images))
+    seen: list[Tensor] = []
+    tokenizer.quantizer.learn = seen.append  # type: ignore[method-assign]
+    before = {name: value.clone() for name, value in tokenizer.quantizer.state_dict().items()}
+    tokenizer.train()(images)
+    assert [tuple(latents.shape) for latents in seen] == [(32, 8, 4)]
+    for name, value in tokenizer.quantizer.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    tokenizer.eval()(images)
+    assert len(seen) == 1
+
+
+def test_looks_must_divide_the_layers(config: TokenizerConfig) -> None:
+    with pytest.raises(ValidationError, match="looks 3 does not divide the 4 styled layers; give 0, 1, 2, 4"):
+        TokenizerConfig.model_validate({**config.model_dump(), "looks": 3})
