@@ -1,4 +1,4 @@
-"""Two other ways to paint from 36 codes, with the same encoder or the same number of parameters.
+"""Two other ways to paint from 36 codes: the same encoder, but for looks, or about as many parameters.
 
 Both are used like a `StyledTokenizer`: the same quantizer, schedule, losses and loop train them.
 """

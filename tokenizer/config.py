@@ -116,7 +116,7 @@ class TokenizerConfig(Config):
         if self.looks and self.tokens // 2 % self.looks:
             layers = self.tokens // 2
             fits = ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
-            raise ValueError(f"looks {self.looks} does not divide the {layers} styled layers; give 0, {fits}")
+            raise ValueError(f"looks {self.looks} does not divide {layers} styled layers; set model.looks to 0, {fits}")
         for part in ("encoder", "decoder"):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:

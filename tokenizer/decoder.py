@@ -62,7 +62,7 @@ class StyledDecoder(nn.Module):
         return torch.cat([x[:, first : first + count], x[:, self.tokens :]], dim=1)
 
     def style(self, x: Tensor, latents: Tensor, first: int, keep: Tensor | None = None) -> Tensor:
-        """Paint on tokens (B, 36 + P, D) with latents (B, g, d), g even, those from position `first` on."""
+        """Paint on tokens (B, 36 + P, D), in place, with latents (B, g, d), g even, those from position `first` on."""
         return self._style(x, self._conditions(latents, keep, first), first)
 
     def finish(self, x: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ class Encoder(nn.Module):
         self.std = nn.Linear(width, config.latent_dim)
 
     def forward(self, images: Tensor) -> Posterior:
-        """Encode all latents at once, before anything is painted."""
+        """Encode all latents at once, unseen; of an encoder that has no looks."""
+        assert not self.looks
         return self._heads(self.features(images)[:, -self.tokens :])
 
     def features(self, images: Tensor) -> Tensor:

@@ -38,7 +38,6 @@ class _Group(NamedTuple):
     posterior: Posterior
     latents: Tensor
     seen: Tensor
-    loss: Tensor
 
 
 class StyledTokenizer(nn.Module):
@@ -80,10 +79,11 @@ class StyledTokenizer(nn.Module):
         else:
             groups = [self._write(self.encoder(images), eps, quantized)]
             painted = self.decoder(self._teach(groups[0].seen, keep), keep)
-        if self.training and quantized is not False:
-            self.quantizer.learn(torch.cat([group.latents.detach() for group in groups], dim=1))
+        loss = painted.new_zeros(())
+        if quantized is not False:
+            loss = self.quantizer.learn(torch.cat([group.latents for group in groups], dim=1))
         posterior = Posterior(*(torch.cat(parts, dim=1) for parts in zip(*(g.posterior for g in groups), strict=True)))
-        return Reconstruction(painted, posterior, torch.stack([group.loss for group in groups]).mean())
+        return Reconstruction(painted, posterior, loss)
 
     def _look_on(
         self, images: Tensor, eps: Tensor | None, quantized: Tensor | bool, keep: Tensor | None = None
@@ -105,13 +105,13 @@ class StyledTokenizer(nn.Module):
         latents = posterior.mean if eps is None else posterior.sample(eps)  # (B, g, d)
         if self.norm is not None:
             latents = self.norm(latents, first)
-        continuous, loss = self.quantizer.continuous(latents), latents.new_zeros(())
+        continuous = self.quantizer.continuous(latents)
         if quantized is False:
-            return _Group(posterior, latents, continuous, loss)
-        seen, _, loss = self.quantizer(latents)
+            return _Group(posterior, latents, continuous)
+        seen = self.quantizer(latents).latents
         if isinstance(quantized, Tensor):
             seen = torch.where(quantized[:, None, None], seen, continuous)
-        return _Group(posterior, latents, seen, loss)
+        return _Group(posterior, latents, seen)
 
     def _teach(self, latents: Tensor, keep: Tensor | None) -> Tensor:
         """Let pictures that are painted from a prefix teach the decoder alone."""

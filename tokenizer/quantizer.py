@@ -88,8 +88,13 @@ class Quantizer(nn.Module, ABC):
         """Initialise the codebook from normalised latents (B, 36, d) of real pictures."""
         self.started.fill_(True)
 
-    def learn(self, latents: Tensor) -> None:
-        """Move the codebook towards normalised latents (B, 36, d) of a step, where no gradient does."""
+    def learn(self, latents: Tensor) -> Tensor:
+        """Return the loss term of all normalised latents (B, 36, d) of a pass; in training, move the codebook as well.
+
+        Not a matter for `forward`, which sees latents in groups: a codebook moves once, and LFQ's entropy is that of
+        all positions together.
+        """
+        return self(latents).loss
 
     @abstractmethod
     def continuous(self, latents: Tensor) -> Tensor:
@@ -130,15 +135,14 @@ class CosineVQ(Quantizer):
         self.vq.train(training)
         super().start(latents)
 
-    @torch.no_grad()
-    def learn(self, latents: Tensor) -> None:
-        self.vq(latents)
+    def learn(self, latents: Tensor) -> Tensor:
+        return self.vq(latents)[2]
 
     def continuous(self, latents: Tensor) -> Tensor:
         return F.normalize(latents, dim=-1)
 
     def forward(self, latents: Tensor) -> Quantized:
-        return Quantized(*self.vq(latents, freeze_codebook=True))  # `learn` moves it, once in a step
+        return Quantized(*self.vq(latents, freeze_codebook=True))  # `learn` moves it
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.get_output_from_indices(codes)

@@ -1,6 +1,6 @@
 """Better codes for a picture than the encoder's, by a search with the decoder.
 
-What is special: an encoder answers at once, and so never quite as well as the decoder would let it (the
+What is special: an encoder answers in one go, and so never quite as well as the decoder would let it (the
 amortization gap, Cremer et al. 2018, arXiv:1801.03558). Here its answer is where a descent begins, over the
 latents of each picture by themselves, while all weights stay (semi-amortized, Kim et al. 2018, arXiv:1802.02550).
 """

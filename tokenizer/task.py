@@ -68,7 +68,7 @@ class TokenizerTask(Task):
         self.critic = None
         if train.critic_weight:
             self.critic = build_seeded(train.seed, lambda: PatchCritic(train.critic_width, config.image_size))
-        self.model_config = config.model_dump(mode="json")
+        self.model_config = self.model.config.model_dump(mode="json")
         if train.recompute:
             self.model.encoder.recompute = self.model.decoder.recompute = True
         self.identity = {"data": images.fingerprint}

@@ -1,6 +1,8 @@
 """The encoder's posterior."""
 
+import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from svq.tokenizer.config import TokenizerConfig
@@ -13,6 +15,16 @@ def built(config: TokenizerConfig) -> Encoder:
     encoder = Encoder(config)
     initialise(encoder)
     return encoder
+
+
+def encode(encoder: Encoder, images: Tensor) -> Posterior:
+    """Encode all latents: at once, or, one look after the other, with the same painting before its eyes."""
+    if not encoder.looks:
+        return encoder(images)
+    features, size = encoder.features(images), encoder.tokens // len(encoder.looks)
+    painting = torch.randn(len(images), size + 4, 32, generator=torch.Generator().manual_seed(0))
+    groups = [encoder.look(features, painting, i) for i in range(len(encoder.looks))]
+    return Posterior(*(torch.cat(parts, dim=1) for parts in zip(*groups, strict=True)))
 
 
 def test_kl_is_that_of_the_textbook() -> None:
@@ -30,16 +42,18 @@ def test_samples_have_the_posteriors_mean_and_spread() -> None:
     torch.testing.assert_close(sample.std(0), std, atol=0.03, rtol=0)
 
 
-def test_every_latent_sees_every_patch(config: TokenizerConfig) -> None:
-    encoder = built(config)
+@pytest.mark.parametrize("looks", [0, 2])
+def test_every_latent_sees_every_patch(config: TokenizerConfig, looks: int) -> None:
+    encoder = built(config.model_copy(update={"looks": looks}))
     images = torch.randn(1, 3, 16, 16, requires_grad=True)
     for token in range(config.tokens):
-        (gradient,) = torch.autograd.grad(encoder(images).mean[0, token].sum(), images)
+        (gradient,) = torch.autograd.grad(encode(encoder, images).mean[0, token].sum(), images)
         patches = gradient.unfold(2, 8, 8).unfold(3, 8, 8).abs().amax((0, 1, 4, 5))  # (2, 2)
         assert (patches > 0).all(), token
 
 
-def test_the_spread_stays_finite_whatever_the_weights(config: TokenizerConfig) -> None:
-    encoder = built(config)
+@pytest.mark.parametrize("looks", [0, 2])
+def test_the_spread_stays_finite_whatever_the_weights(config: TokenizerConfig, looks: int) -> None:
+    encoder = built(config.model_copy(update={"looks": looks}))
     encoder.std.weight.data.mul_(1e6)
-    assert encoder(torch.randn(2, 3, 16, 16)).sample(torch.randn(2, 8, 4)).isfinite().all()
+    assert encode(encoder, torch.randn(2, 3, 16, 16)).sample(torch.randn(2, 8, 4)).isfinite().all()

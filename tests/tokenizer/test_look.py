@@ -1,5 +1,8 @@
 """The encoder looks at what is painted so far: what it sees, and what that changes."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,9 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from svq.tokenizer import StyledTokenizer
-from svq.tokenizer.config import QuantizerConfig, TokenizerConfig, VQConfig
+from svq.tokenizer.config import QuantizerConfig, TokenizerConfig
 from svq.tokenizer.decoder import StyledDecoder
 from svq.tokenizer.look import Look
+from svq.training.checkpoint import save_model
 from tests.tokenizer.kinds import KINDS
 
 
@@ -91,21 +95,50 @@ def test_what_is_encoded_is_what_was_looked_at(kind: QuantizerConfig, config: To
     torch.testing.assert_close(tokenizer.decode(tokenizer.encode(images)), painted)
 
 
-def test_a_codebook_moves_once_in_a_step_towards_all_latents(config: TokenizerConfig) -> None:
-    tokenizer = StyledTokenizer(config.model_copy(update={"quantizer": VQConfig(codebook_size=32, dim=4)}))
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_a_quantizer_learns_from_all_latents_of_a_step_at_once(kind: QuantizerConfig, config: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    tokenizer = StyledTokenizer(config.model_copy(update={"quantizer": kind}))
     images = torch.rand(32, 3, 16, 16) * 2 - 1
     tokenizer.quantizer.start(tokenizer.eval().latents(images))
+    by_hand = copy.deepcopy(tokenizer.quantizer).train()
     seen: list[Tensor] = []
-    tokenizer.quantizer.learn = seen.append  # type: ignore[method-assign]
-    before = {name: value.clone() for name, value in tokenizer.quantizer.state_dict().items()}
-    tokenizer.train()(images)
-    assert [tuple(latents.shape) for latents in seen] == [(32, 8, 4)]
-    for name, value in tokenizer.quantizer.state_dict().items():
-        assert torch.equal(value, before[name]), name
-    tokenizer.eval()(images)
+    learn = tokenizer.quantizer.learn
+    tokenizer.quantizer.learn = lambda latents: (seen.append(latents), learn(latents))[1]  # type: ignore[method-assign]
+    torch.manual_seed(1)  # dead codes are drawn anew
+    loss = tokenizer.train()(images).quantizer_loss
+    (latents,) = seen
+    assert latents.shape == (32, 8, kind.dim)
+    torch.manual_seed(1)
+    torch.testing.assert_close(loss, by_hand.learn(latents))
+    for name, value in by_hand.state_dict().items():
+        torch.testing.assert_close(tokenizer.quantizer.state_dict()[name], value, equal_nan=True)
+    assert tokenizer(images, quantized=False).quantizer_loss == 0
     assert len(seen) == 1
 
 
+def test_earlier_latents_learn_from_what_later_ones_saw(config: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    tokenizer = StyledTokenizer(config)
+    randomised(tokenizer.decoder)  # else styles begin at nothing
+    result = tokenizer(torch.rand(4, 3, 16, 16) * 2 - 1)
+    result.posterior.mean[:, 4:].square().sum().backward()
+    assert tokenizer.encoder.looks[0].out.weight.grad is not None
+    assert tokenizer.encoder.looks[0].out.weight.grad.any()
+    assert tokenizer.decoder.condition.weight.grad.any()
+
+
+def test_a_tokenizer_from_before_there_were_looks_is_blind(config: TokenizerConfig, tmp_path: Path) -> None:
+    blind = StyledTokenizer(config.model_copy(update={"looks": 0})).eval()
+    written = blind.config.model_dump(mode="json")
+    del written["looks"]
+    save_model(tmp_path / "old", blind, written)
+    loaded = StyledTokenizer.from_pretrained(tmp_path / "old")
+    assert not loaded.config.looks
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    assert torch.equal(loaded.encode(images), blind.encode(images))
+
+
 def test_looks_must_divide_the_layers(config: TokenizerConfig) -> None:
-    with pytest.raises(ValidationError, match="looks 3 does not divide the 4 styled layers; give 0, 1, 2, 4"):
+    with pytest.raises(ValidationError, match=r"looks 3 does not divide 4 .* model\.looks to 0, 1, 2, 4"):
         TokenizerConfig.model_validate({**config.model_dump(), "looks": 3})
