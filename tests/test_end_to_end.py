@@ -115,7 +115,7 @@ def test_data_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     assert svq("data import p.rec --image-size 16")["fingerprint"] == info["fingerprint"]
-    small = "--set model.image_size=16 --set model.tokens=4 --set train.evaluation_images=4"
+    small = "--set model.image_size=16 --set model.tokens=4 --set model.looks=2 --set train.evaluation_images=4"
     trained = svq(f"tokenizer train --data p.rec --loader torch --images 64 --batch-size 32 {small} --out streamed")
     assert trained["data"] == packed["fingerprint"]
     again = svq("data info p.rec --image-size 16 --sheet again.png")
