@@ -11,7 +11,7 @@ def nano() -> GeneratorSettings:
     return GeneratorSettings(
         model=GeneratorShape(width=128, depth=4, heads=4, dropout=0.2),
         train=GeneratorTrainConfig(
-            images=40_000,
+            images=60_000,
             batch_size=64,
             evaluate_every=10_000,
             save_every=25_000,

@@ -13,6 +13,7 @@ import pytest
 TINY = [
     *("--set", "model.image_size=16", "--set", "model.encoder_width=32", "--set", "model.encoder_heads=2"),
     *("--set", "model.decoder_width=32", "--set", "model.decoder_heads=2", "--set", "model.tokens=4"),
+    *("--set", "model.looks=2"),
     *("--set", "train.evaluation_images=4", "--batch-size", "8"),
 ]
 
