@@ -87,7 +87,8 @@ def main() -> None:
                 **measured._asdict(),
             }
             minutes = arguments.minutes if arguments.images is None else None
-            result |= {"minutes": minutes, "settings": settings.model_dump(mode="json"), "data": images.fingerprint}
+            used = {"model": model.config.model_dump(mode="json"), "train": settings.train.model_dump(mode="json")}
+            result |= {"minutes": minutes, "settings": used, "data": images.fingerprint}
             write_json(out / f"{refined('result', arguments.refine)}.json", {**result, "versions": versions()})
 
 

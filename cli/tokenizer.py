@@ -99,6 +99,7 @@ def export(
     half: Annotated[
         bool, typer.Option("--half/--full", help="Weights as float16, or as they are, as its generators need.")
     ] = True,
+    xz: Annotated[bool, typer.Option("--xz", help="Pack the weights: a seventh smaller.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a trained tokenizer as a small folder to give away, without training state."""
@@ -108,7 +109,7 @@ def export(
 
     if out.exists():
         raise UserError(f"{out} exists already; give another --out")
-    model = write_export(last("tokenizer", tokenizer), out, half)
+    model = write_export(last("tokenizer", tokenizer), out, half, xz)
     size = sum(p.stat().st_size for p in out.iterdir())
     result = {"out": out, "bytes": size, "fingerprint": fingerprint(model)}
     if half:

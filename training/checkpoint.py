@@ -4,7 +4,7 @@ What is special: a folder is made under another name, flushed to the disk and pu
 that a checkpoint that can be seen is complete. Nothing that is loaded can execute code.
 
     config.json         what the model was built from
-    model.safetensors   the weights
+    model.safetensors   the weights; or model.safetensors.xz, the same packed
     ema.safetensors     their moving average, the ones to use
     state/              what training needs to go on: optimizers, position, configuration of the run
     manifest.json       SHA-256 of each file above
@@ -12,6 +12,7 @@ that a checkpoint that can be seen is complete. Nothing that is loaded can execu
 
 import hashlib
 import json
+import lzma
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from svq.errors import CheckpointError
@@ -30,6 +31,8 @@ from svq.training.log import console
 
 Model = TypeVar("Model", bound=nn.Module)
 CHECKPOINTS = "checkpoints"
+# LZMA that expects numbers of 16 bits: of float16 weights, a seventh is saved.
+XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 1, "pb": 1}]
 
 
 def publish(folder: Path, write: Callable[[Path], None]) -> None:
@@ -153,14 +156,15 @@ def read_json(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file of a checkpoint.
+    """Read a safetensors file of a checkpoint, or the packed one in its place.
 
     Raises:
         CheckpointError: it is missing or damaged.
     """
+    packed = _packed(path)
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        return load(lzma.decompress(packed.read_bytes())) if packed.is_file() else load_file(path)
+    except (OSError, lzma.LZMAError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
@@ -170,6 +174,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
     except SafetensorError as error:  # what a full disk is called there
         raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def _packed(path: Path) -> Path:
+    return path.with_name(f"{path.name}.xz")
 
 
 def load_model(path: str | Path, build: Callable[[Any], Model]) -> Model:
@@ -202,6 +210,7 @@ def save_model(
     config: dict[str, Any],
     half: bool = False,
     texts: Mapping[str, str] | None = None,
+    xz: bool = False,
 ) -> None:
     """Publish a model without training state; `load_model` reads it.
 
@@ -211,6 +220,7 @@ def save_model(
         config: what it is built from.
         half: write parameters as float16; buffers stay as they are.
         texts: further files by name, such as a model card.
+        xz: pack the weights.
 
     Raises:
         CheckpointError: the path is a file, or a folder that holds something that is not an earlier model.
@@ -224,7 +234,11 @@ def save_model(
 
     def write(folder: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config, indent=1))
-        write_tensors(folder / "model.safetensors", tensors)
+        weights = folder / "model.safetensors"
+        write_tensors(weights, tensors)
+        if xz:
+            _packed(weights).write_bytes(lzma.compress(weights.read_bytes(), filters=XZ))
+            weights.unlink()
         for name, text in (texts or {}).items():
             (folder / name).write_text(text)
 

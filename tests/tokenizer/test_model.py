@@ -8,7 +8,7 @@ import torch
 from svq.errors import CheckpointError, UserError
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import KMeansConfig, TokenizerConfig
-from svq.training.checkpoint import save_model
+from svq.training.checkpoint import read_tensors, save_model
 
 
 @pytest.fixture(params=[2, 0], ids=["looking", "blind"])
@@ -121,6 +121,23 @@ def test_half_precision_is_half_as_large_and_nearly_the_same(tokenizer: StyledTo
     codes = torch.randint(0, 1000, (4, 8))
     torch.testing.assert_close(loaded.decode(codes), tokenizer.decode(codes), atol=0.02, rtol=0.02)
     assert (tmp_path / "half" / "card.md").read_text() == "hello"
+
+
+def test_packed_weights_are_the_same_and_smaller(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
+    config = tokenizer.config.model_dump(mode="json")
+    for name, xz in (("plain", False), ("packed", True)):
+        save_model(tmp_path / name, tokenizer, config, half=True, xz=xz)
+    files = [tmp_path / "plain" / "model.safetensors", tmp_path / "packed" / "model.safetensors.xz"]
+    assert files[1].stat().st_size < 0.95 * files[0].stat().st_size
+    assert not (tmp_path / "packed" / "model.safetensors").exists()
+    plain, packed = (StyledTokenizer.from_pretrained(tmp_path / name) for name in ("plain", "packed"))
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(packed.state_dict()[name], tensor), name
+    files[1].write_bytes(files[1].read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors\.xz has changed"):
+        StyledTokenizer.from_pretrained(tmp_path / "packed")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
+        read_tensors(tmp_path / "packed" / "model.safetensors")
 
 
 def test_a_codebook_that_was_never_started_is_named(config: TokenizerConfig) -> None:
