@@ -1,6 +1,6 @@
 """What keeps late codes alive: the parts that are said to, each taken away by itself.
 
-    python -m benchmarks.ablations --without truncated-detached decoder-start --seeds 0 1 2
+    python -m benchmarks.ablations --without truncation decoder-start --seeds 0 1 2
 
 Run again, it goes on, and measures again what is trained.
 """
@@ -9,15 +9,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from unittest.mock import patch
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from benchmarks.trials import add_set, parser, trial
 from svq.cli.output import write_json
 from svq.provenance import versions
-from svq.tokenizer import StyledTokenizer, model
+from svq.tokenizer import model
 from svq.tokenizer.decoder import StyledDecoder
 from svq.tokenizer.layers import PlainLayer, StyledLayer, initialise
 from svq.tokenizer.presets import PRESETS
+from svq.tokenizer.task import TokenizerTask
+from svq.training.draws import Draws
 from svq.training.settings import resolve
 
 SETTINGS: dict[str, tuple[str, ...]] = {  # parts that are a matter of settings
@@ -45,9 +48,15 @@ def _initialise_plainly(part: nn.Module) -> None:
             nn.init.xavier_uniform_(module.style2.weight)
 
 
+def _keep_uniformly(task: TokenizerTask, draws: Draws) -> Tensor:
+    """Truncate to all lengths equally often."""
+    tokens = task.model.config.tokens
+    return torch.where(draws.uniform() < task.config.truncated_share, draws.integers(1, tokens), tokens)
+
+
 PATCHES: dict[str, Callable[[], AbstractContextManager[object]]] = {  # parts that are a matter of code
     "decoder-start": lambda: patch.object(model, "initialise", _initialise_plainly),
-    "truncated-detached": lambda: patch.object(StyledTokenizer, "_teach", lambda _, latents, keep: latents),
+    "short-prefixes": lambda: patch.object(TokenizerTask, "_keep", _keep_uniformly),
 }
 
 

@@ -68,17 +68,15 @@ class StyledTokenizer(nn.Module):
             eps: (B, 36, d) standard normal numbers for the sample from the posterior; None takes its mean.
             quantized: (B,) bool, whose latents are quantized, while the others' stay continuous; or all or none
                 of them. False leaves the quantizer out altogether.
-            keep: (B,) number of leading conditions that count (nested dropout); None keeps all. Pictures
-                painted from a prefix teach the decoder alone: their gradient does not reach the encoder,
-                lest it learn to put everything into the first codes.
+            keep: (B,) number of leading conditions that count (nested dropout); None keeps all.
         """
         if self.config.looks:
             groups, x = self._look_on(images, eps, quantized, keep)
             last = self.config.tokens - groups[-1].seen.shape[1]
-            painted = self.decoder.finish(self.decoder.style(x, self._teach(groups[-1].seen, keep), last, keep))
+            painted = self.decoder.finish(self.decoder.style(x, groups[-1].seen, last, keep))
         else:
             groups = [self._write(self.encoder(images), eps, quantized)]
-            painted = self.decoder(self._teach(groups[0].seen, keep), keep)
+            painted = self.decoder(groups[0].seen, keep)
         loss = painted.new_zeros(())
         if quantized is not False:
             loss = self.quantizer.learn(torch.cat([group.latents for group in groups], dim=1))
@@ -95,7 +93,7 @@ class StyledTokenizer(nn.Module):
         for i in range(self.config.looks):
             first = i * size
             if groups:
-                x = self.decoder.style(x, self._teach(groups[-1].seen, keep), first - size, keep)
+                x = self.decoder.style(x, groups[-1].seen, first - size, keep)
             posterior = self.encoder.look(features, self.decoder.painting(x, first, size), i)
             here = None if eps is None else eps[:, first : first + size]
             groups.append(self._write(posterior, here, quantized, first))
@@ -112,13 +110,6 @@ class StyledTokenizer(nn.Module):
         if isinstance(quantized, Tensor):
             seen = torch.where(quantized[:, None, None], seen, continuous)
         return _Group(posterior, latents, seen)
-
-    def _teach(self, latents: Tensor, keep: Tensor | None) -> Tensor:
-        """Let pictures that are painted from a prefix teach the decoder alone."""
-        if keep is None:
-            return latents
-        truncated = (keep < self.config.tokens)[:, None, None]  # (B, 1, 1)
-        return torch.where(truncated, latents.detach(), latents)
 
     def latents(self, images: Tensor, quantized: bool | None = None) -> Tensor:
         """Return the normalised mean latents (B, 36, d) of pictures (B, 3, S, S) in [-1, 1].

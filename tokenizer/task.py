@@ -132,10 +132,13 @@ class TokenizerTask(Task):
         return weight * verdict.painter + verdict.critic
 
     def _keep(self, draws: Draws) -> Tensor:
-        """Draw how many conditions of each picture count (B,): mostly all, else uniform over the prefixes."""
+        """Draw how many conditions of each picture count (B,): mostly all, else a prefix, short ones more often.
+
+        Each doubling of the length is equally likely: P(k) is about 1 / k, as what a code adds to the picture is.
+        """
         tokens = self.model.config.tokens
         truncated = draws.uniform() < self.config.truncated_share
-        return torch.where(truncated, draws.integers(1, tokens), tokens)
+        return torch.where(truncated, (tokens ** draws.uniform()).long(), tokens)
 
     def prepare(self, progress: float, rank: int = 0, processes: int = 1) -> None:
         """Start the codebook from latents of real pictures, just before it is needed, or after the last step.
