@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import rate_distortion
+from benchmarks import rate_distortion, residual_kmeans
 from benchmarks.rate_distortion import MODELS
 from benchmarks.trials import seconds_of
 from svq.tokenizer.config import TokenizerConfig
@@ -67,3 +67,35 @@ def test_the_time_of_a_run_is_that_of_all_its_starts(tmp_path: Path) -> None:
     records += [{"images": 30, "seconds": 2.5}, {"images": 40, "seconds": 4.0}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert seconds_of(tmp_path) == 13.0
+
+
+def test_residual_kmeans_comes_nearer_with_each_code(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "residual_kmeans",
+        "--size",
+        "16",
+        "--codes",
+        "3",
+        "--codebook-size",
+        "4",
+        "--copies",
+        "1",
+        "--iterations",
+        "5",
+    ]
+    monkeypatch.setattr(sys, "argv", [*words, "--data", str(folder), "--out", str(tmp_path)])
+    residual_kmeans.main()
+    result = json.loads((tmp_path / "residual-kmeans-0.json").read_text())
+    by_k = list(result["psnr"]["all"].values())
+    assert by_k[0] < by_k[1] < by_k[2]
+    assert result["pictures"]["no twin at 25 dB"] <= result["pictures"]["no twin at 30 dB"] <= result["pictures"]["all"]
+
+
+def test_a_twin_is_found() -> None:
+    pictures = torch.rand(5, 3, 8, 8) * 2 - 1
+    others = torch.cat([torch.rand(3, 3, 8, 8) * 2 - 1, pictures[2:3] + 0.02])
+    db = residual_kmeans.nearest_db(pictures, others)
+    assert db[2] == pytest.approx(40, abs=0.1)  # an error of 0.02 in a range of 2
+    assert db[[0, 1, 3, 4]].max() < 20
