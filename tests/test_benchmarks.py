@@ -72,19 +72,7 @@ def test_the_time_of_a_run_is_that_of_all_its_starts(tmp_path: Path) -> None:
 def test_residual_kmeans_comes_nearer_with_each_code(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [
-        "residual_kmeans",
-        "--size",
-        "16",
-        "--codes",
-        "3",
-        "--codebook-size",
-        "4",
-        "--copies",
-        "1",
-        "--iterations",
-        "5",
-    ]
+    words = ["residual_kmeans", "--size=16", "--codes=3", "--codebook-size=4", "--copies=1", "--iterations=5"]
     monkeypatch.setattr(sys, "argv", [*words, "--data", str(folder), "--out", str(tmp_path)])
     residual_kmeans.main()
     result = json.loads((tmp_path / "residual-kmeans-0.json").read_text())

@@ -146,14 +146,17 @@ def test_a_codebook_that_was_never_started_is_named(config: TokenizerConfig) -> 
         tokenizer.eval().encode(torch.zeros(1, 3, 16, 16))
 
 
-def test_a_prefix_teaches_the_encoder_its_own_latents(tokenizer: StyledTokenizer) -> None:
+def test_a_prefix_teaches_its_own_latents_and_the_null_of_the_others(tokenizer: StyledTokenizer) -> None:
     images = torch.rand(4, 3, 16, 16) * 2 - 1
     written: list[torch.Tensor] = []  # by group
     tokenizer.norm.register_forward_pre_hook(lambda _, inputs: written.append(inputs[0]))
     painted = tokenizer.train()(images, keep=torch.tensor([3, 3, 3, 3])).images
-    gradient = torch.cat(torch.autograd.grad(painted.square().sum(), written), dim=1)  # (4, 8, d)
-    assert gradient[:, :3].flatten(2).any(-1).all()
-    assert not gradient[:, 3:].any()
+    *gradients, null = torch.autograd.grad(painted.square().sum(), [*written, tokenizer.decoder.null])
+    latents = torch.cat(gradients, dim=1)  # (4, 8, d)
+    assert latents[:, :3].any(-1).all()
+    assert not latents[:, 3:].any()
+    assert null[0, 3:].any(-1).all()  # (1, 8, D)
+    assert not null[0, :3].any()
 
 
 def test_chosen_pictures_are_quantized_and_the_others_are_not(tokenizer: StyledTokenizer) -> None:
