@@ -25,6 +25,11 @@ def test_the_default_is_there_and_all_are_small() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_it_is_small_enough_for_a_package(name: str) -> None:
+    assert sum(p.stat().st_size for p in (PRETRAINED / name).iterdir()) < 15e6
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_it_is_whole_and_says_where_it_comes_from(name: str) -> None:
     folder = PRETRAINED / name
     verify(folder)
