@@ -20,11 +20,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.presets import PRESETS
 from svq.training.device import choose_device
 from tests.tokenizer import reference
 
 SIDE = 2048  # of the matrices that give the sgemm rate
-LOOKS = 6  # of the presets
 
 
 def seconds(*works: Callable[[], object], rounds: int) -> list[float]:
@@ -41,11 +41,11 @@ def seconds(*works: Callable[[], object], rounds: int) -> list[float]:
     return [statistics.median(taken) for taken in times]
 
 
-def flops_of(work: Callable[[], object]) -> int:
-    """Return the multiplications and additions of matrix products, convolutions and attention in one call."""
+def encoding_flops(model: StyledTokenizer, images: Tensor) -> int:
+    """Return the multiplications and additions of encoding: matrix products, convolutions and attention."""
     # Attention as plain matrix products: of the fused kernels, the counter knows those of a GPU alone.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        work()
+        model.latents(images)
     return int(counter.get_total_flops())
 
 
@@ -63,7 +63,7 @@ def main() -> None:
         encoder_width=width, encoder_depth=6, encoder_heads=heads, decoder_width=width, decoder_heads=heads
     )
     blind = StyledTokenizer(config).to(device).eval()
-    looking = StyledTokenizer(config.model_copy(update={"looks": LOOKS})).to(device).eval()
+    looking = StyledTokenizer(config.model_copy(update={"looks": PRESETS["nano"]().model.looks})).to(device).eval()
     decoder = blind.decoder
     latents = torch.randn(arguments.batch_size, config.tokens, config.latent_dim, device=device)
     images = torch.rand(arguments.batch_size, 3, config.image_size, config.image_size, device=device) * 2 - 1
@@ -97,7 +97,7 @@ def main() -> None:
             lambda: looking.latents(images),
             rounds=arguments.rounds,
         )
-        flops = [flops_of(lambda: model.latents(images)) for model in (blind, looking)]  # noqa: B023
+        flops = [encoding_flops(model, images) for model in (blind, looking)]
     rate = 2 * SIDE**3 / sgemm
     blind_share, looking_share = (f / s / rate for f, s in zip(flops, encode, strict=True))
     result = {
