@@ -35,6 +35,7 @@ def config() -> TokenizerConfig:
         encoder_depth=2,
         encoder_heads=2,
         looks=2,
+        ahead=2,
         decoder_width=32,
         decoder_heads=2,
         plain_layers=1,

@@ -99,6 +99,11 @@ class TokenizerConfig(Config):
         description="in how many groups the latents are written, each after a look at what is painted from those "
         "before it; 0: all at once, unseen",
     )
+    ahead: PositiveInt | None = Field(
+        None,
+        description="a placeholder joins the decoder's tokens so many layers before its own and leaves them after it, "
+        "and with looks a query is there for its look alone; null: all of them are there, always",
+    )
     normalize: Literal["position", "none"] = Field(
         "position", description="position: each (position, channel) of the latents to mean 0 and variance 1"
     )
@@ -117,6 +122,12 @@ class TokenizerConfig(Config):
             layers = self.tokens // 2
             fits = ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
             raise ValueError(f"looks {self.looks} does not divide {layers} styled layers; set model.looks to 0, {fits}")
+        if self.looks and self.ahead is not None and self.ahead * self.looks < self.tokens // 2:
+            fewest = self.tokens // 2 // self.looks
+            raise ValueError(
+                f"ahead {self.ahead} is too small for looks {self.looks}, each of which sees the placeholders of the "
+                f"next {fewest} layers; set model.ahead to {fewest} or more, or to null"
+            )
         for part in ("encoder", "decoder"):
             width, heads = getattr(self, f"{part}_width"), getattr(self, f"{part}_heads")
             if width % heads:

@@ -1,7 +1,8 @@
 """The styled decoder: 36 latents paint a picture.
 
 What is special: its input is learned and the same for every picture. All it knows of a picture comes in
-through the conditions, two in each styled layer, in the order of the tokens. That is what orders them.
+through the conditions, two in each styled layer, in the order of the tokens. That is what orders them. And because
+each condition has a layer of its own, its placeholder need not be among the tokens for longer than up to it.
 """
 
 import torch
@@ -20,7 +21,8 @@ class StyledDecoder(nn.Module):
         width = config.decoder_width
         self.patch_size = config.patch_size
         self.side = config.image_size // config.patch_size
-        self.tokens = config.tokens
+        self.tokens, self.patches = config.tokens, config.patches
+        self.ahead = config.ahead
         self.recompute = False  # activation checkpointing
         self.condition = nn.Linear(config.latent_dim, width)
         self.null = nn.Parameter(torch.empty(1, config.tokens, width))
@@ -53,23 +55,24 @@ class StyledDecoder(nn.Module):
     # The same, group by group, for an encoder that looks on.
 
     def blank(self, batch: int) -> Tensor:
-        """Return the tokens (B, 36 + P, D) that every painting begins with."""
-        x = torch.cat([self.placeholders, self.positions], dim=1)  # (1, 36 + P, D)
+        """Return the tokens (B, n + P, D) that every painting begins with: the first n placeholders, the patches."""
+        x = torch.cat([self.placeholders[:, : self._present(-1).stop], self.positions], dim=1)  # (1, n + P, D)
         return x.repeat(batch, 1, 1)
 
     def painting(self, x: Tensor, first: int, count: int) -> Tensor:
         """Return of all tokens the next placeholders, `count` of them, and the patches (B, count + P, D), as a copy."""
-        return torch.cat([x[:, first : first + count], x[:, self.tokens :]], dim=1)
+        first -= self._present(first // 2 - 1).start
+        return torch.cat([x[:, first : first + count], x[:, -self.patches :]], dim=1)
 
     def style(self, x: Tensor, latents: Tensor, first: int, keep: Tensor | None = None) -> Tensor:
-        """Paint on tokens (B, 36 + P, D), in place, with latents (B, g, d), g even, those from position `first` on."""
+        """Paint on tokens (B, n + P, D), in place, with latents (B, g, d), g even, those from position `first` on."""
         return self._style(x, self._conditions(latents, keep, first), first)
 
     def finish(self, x: Tensor) -> Tensor:
-        """Turn tokens (B, 36 + P, D), after all styled layers, into pictures (B, 3, S, S)."""
+        """Turn tokens (B, n + P, D), after all styled layers, into pictures (B, 3, S, S)."""
         for layer in self.plain:
             x = run(layer, x, recompute=self.recompute)
-        x = self.pixels(self.norm(x[:, self.tokens :]))  # (B, P, 3 p p)
+        x = self.pixels(self.norm(x[:, -self.patches :]))  # (B, P, 3 p p)
         x = x.transpose(1, 2).unflatten(2, (self.side, self.side))  # (B, 3 p p, S / p, S / p)
         return self.output(F.pixel_shuffle(x, self.patch_size))  # (B, 3, S, S)
 
@@ -82,10 +85,22 @@ class StyledDecoder(nn.Module):
         kept = positions < keep[:, None]  # (B, g)
         return torch.where(kept[..., None], c, self.null[:, first : first + c.shape[1]])
 
+    def _present(self, layer: int) -> range:
+        """Return which placeholders are among the tokens of a styled layer, or of what comes before the first, -1."""
+        if self.ahead is None:
+            return range(self.tokens)
+        return range(max(0, 2 * layer), min(self.tokens, 2 * (layer + 1 + self.ahead)))
+
     def _style(self, x: Tensor, c: Tensor, first: int) -> Tensor:
         for i in range(first, first + c.shape[1], 2):
             two = c[:, i - first : i - first + 2]  # (B, 2, D)
+            before, now = self._present(i // 2 - 1), self._present(i // 2)
+            if now != before:
+                stay, patches = x[:, now.start - before.start : len(before)], x[:, len(before) :]
+                join = self.placeholders[:, before.stop : now.stop].expand(len(x), -1, -1)
+                x = torch.cat([stay, join, patches], dim=1)  # (B, n + P, D)
+            own = i - now.start
             # In place: no node of the graph has saved this version of x, and a copy costs as much as a norm.
-            x[:, i : i + 2] += two
-            x = run(self.styled[i // 2], x, two, i, recompute=self.recompute)
+            x[:, own : own + 2] += two
+            x = run(self.styled[i // 2], x, two, own, recompute=self.recompute)
         return x

@@ -38,7 +38,8 @@ class Encoder(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         width = config.encoder_width
-        self.tokens = config.tokens
+        self.tokens, self.patches = config.tokens, config.patches
+        self.queries_wait = config.looks > 0 and config.ahead is not None  # each for its look
         self.recompute = False  # activation checkpointing
         self.input = nn.Conv2d(3, width, kernel_size=config.patch_size, stride=config.patch_size)
         self.positions = nn.Parameter(torch.empty(1, config.patches, width))
@@ -60,9 +61,13 @@ class Encoder(nn.Module):
         return self._heads(self.features(images)[:, -self.tokens :])
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what is seen in pictures (B, 3, S, S), by patch and by latent: (B, P + 36, D)."""
+        """Return what is seen in pictures (B, 3, S, S), by patch (B, P, D), and, if queries do not wait, by latent.
+
+        The latter follow the patches: (B, P + 36, D).
+        """
         x = self.input(images).flatten(2).transpose(1, 2) + self.positions  # (B, P, D)
-        x = torch.cat([x, self.queries.expand(len(x), -1, -1)], dim=1)  # (B, P + 36, D)
+        if not self.queries_wait:
+            x = torch.cat([x, self.queries.expand(len(x), -1, -1)], dim=1)  # (B, P + 36, D)
         for layer in self.layers:
             x = run(layer, x, recompute=self.recompute)
         return self.norm(x)
@@ -71,11 +76,13 @@ class Encoder(nn.Module):
         """Encode the next group of latents.
 
         Args:
-            features: (B, P + 36, D), from `features`.
+            features: (B, P, D) or (B, P + 36, D), from `features`.
             painting: (B, g + P, D'), from `StyledDecoder.painting`.
             number: which look this is, counted from 0.
         """
-        patches, queries = features.split([features.shape[1] - self.tokens, self.tokens], dim=1)
+        patches, queries = features[:, : self.patches], features[:, self.patches :]
+        if self.queries_wait:
+            queries = self.queries.expand(len(features), -1, -1)
         queries = queries.chunk(len(self.looks), dim=1)[number]  # (B, g, D)
         return self._heads(
             self.look_norm(run(self.looks[number], queries, patches, painting, recompute=self.recompute))

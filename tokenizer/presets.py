@@ -15,6 +15,7 @@ def nano() -> TokenizerSettings:
         encoder_depth=4,
         encoder_heads=3,
         looks=6,
+        ahead=3,
         decoder_width=96,
         decoder_heads=3,
         plain_layers=1,
@@ -38,6 +39,7 @@ def tiny() -> TokenizerSettings:
         encoder_depth=6,
         encoder_heads=4,
         looks=6,
+        ahead=3,
         decoder_width=256,
         decoder_heads=4,
         plain_layers=2,
@@ -61,6 +63,7 @@ def small() -> TokenizerSettings:
         encoder_depth=12,
         encoder_heads=8,
         looks=6,
+        ahead=3,
         decoder_width=384,
         decoder_heads=6,
         plain_layers=4,
@@ -77,6 +80,7 @@ def base() -> TokenizerSettings:
         encoder_depth=12,
         encoder_heads=12,
         looks=6,
+        ahead=3,
         decoder_width=512,
         decoder_heads=8,
         plain_layers=6,
@@ -87,7 +91,7 @@ def base() -> TokenizerSettings:
 def seed() -> TokenizerSettings:
     """256 px, the full size: encoder 24 x 1024, decoder 18 + 6 x 768, patch 16."""
     return TokenizerSettings(
-        model=TokenizerConfig(looks=6),
+        model=TokenizerConfig(looks=6, ahead=3),
         train=_full_size(images=200_000_000, learning_rate=1e-4).model_copy(update={"recompute": True}),
     )
 

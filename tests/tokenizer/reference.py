@@ -54,14 +54,16 @@ def mlp(w: Weights, name: str, x: Tensor) -> Tensor:
     return linear(w, f"{name}.down", h)
 
 
-def styled_layer(w: Weights, x: Tensor, c: Tensor, i: int, heads: int) -> Tensor:
+def styled_layer(w: Weights, x: Tensor, c: Tensor, i: int, heads: int, own: int | None = None) -> Tensor:
+    """Style x by the conditions 2i and 2i + 1; the placeholder of the first of them is token 2i, or `own`."""
+    j = 2 * i if own is None else own
     entered = x.clone()
-    entered[:, 2 * i] = x[:, 2 * i] + c[:, 2 * i]
-    entered[:, 2 * i + 1] = x[:, 2 * i + 1] + c[:, 2 * i + 1]
+    entered[:, j] = x[:, j] + c[:, 2 * i]
+    entered[:, j + 1] = x[:, j + 1] + c[:, 2 * i + 1]
     x = entered
-    style1 = layer_norm(w, "style_norm1", linear(w, "style1", x[:, 2 * i]) + c[:, 2 * i])
+    style1 = layer_norm(w, "style_norm1", linear(w, "style1", x[:, j]) + c[:, 2 * i])
     x = x + attention(w, "attention", adaptive_norm(w, "norm1", x, style1), heads)
-    style2 = layer_norm(w, "style_norm2", linear(w, "style2", x[:, 2 * i + 1]) + c[:, 2 * i + 1])
+    style2 = layer_norm(w, "style_norm2", linear(w, "style2", x[:, j + 1]) + c[:, 2 * i + 1])
     return x + mlp(w, "mlp", adaptive_norm(w, "norm2", x, style2))
 
 
@@ -90,14 +92,26 @@ def decode(
     side: int,
     patch: int,
     convolve: Callable[[Tensor], Tensor],
+    ahead: int | None = None,
 ) -> Tensor:
-    """Paint latents (B, k, d) with a decoder's weights; `convolve` is its output convolution."""
+    """Paint latents (B, k, d) with a decoder's weights; `convolve` is its output convolution.
+
+    With `ahead`, a styled layer sees of the placeholders only its own and those of so many next layers.
+    """
     c = linear(weights, "condition", latents)
     null = weights["null"].expand(len(c), -1, -1)
     c = torch.cat([c, null[:, c.shape[1] :]], dim=1)
     x = torch.cat([weights["placeholders"], weights["positions"]], dim=1).expand(len(c), -1, -1)
-    for i in range(tokens // 2):
-        x = styled_layer(within(weights, f"styled.{i}."), x, c, i, heads)
+    if ahead is None:
+        for i in range(tokens // 2):
+            x = styled_layer(within(weights, f"styled.{i}."), x, c, i, heads)
+    else:
+        for i in range(tokens // 2):
+            seen = [j for j in range(x.shape[1]) if j >= tokens or i <= j // 2 <= i + ahead]
+            changed = styled_layer(within(weights, f"styled.{i}."), x[:, seen], c, i, heads, seen.index(2 * i))
+            x = x.clone()
+            x[:, seen] = changed
+        x, tokens = x[:, seen], seen.index(tokens)
     for i in range(plain_layers):
         x = plain_layer(within(weights, f"plain.{i}."), x, heads)
     x = linear(weights, "pixels", layer_norm(weights, "norm", x[:, tokens:]))

@@ -28,15 +28,17 @@ def by_reference(decoder: StyledDecoder, config: TokenizerConfig, latents: Tenso
         side=config.image_size // config.patch_size,
         patch=config.patch_size,
         convolve=decoder.output,
+        ahead=config.ahead,
     )
 
 
 @pytest.mark.parametrize("tokens", [8, 36])
 @pytest.mark.parametrize("kept", [0, 5, None])
+@pytest.mark.parametrize("ahead", [None, 1, 3])
 def test_equals_the_plain_transcription_in_pictures_and_gradients(
-    config: TokenizerConfig, tokens: int, kept: int | None
+    config: TokenizerConfig, tokens: int, kept: int | None, ahead: int | None
 ) -> None:
-    config = config.model_copy(update={"tokens": tokens})
+    config = config.model_copy(update={"tokens": tokens, "ahead": ahead})
     decoder = randomised(config).double()
     latents = torch.randn(3, tokens if kept is None else kept, config.latent_dim, dtype=torch.float64)
     target = torch.randn(3, 3, 16, 16, dtype=torch.float64)
@@ -74,8 +76,20 @@ def test_a_prefix_is_the_same_as_keeping_the_first_codes(config: TokenizerConfig
         torch.testing.assert_close(kept[row], decoder(latents[row : row + 1, :k])[0], atol=1e-5, rtol=1e-4)
 
 
-def test_every_condition_changes_the_picture(config: TokenizerConfig) -> None:
-    decoder = randomised(config)
+def test_a_placeholder_is_a_token_up_to_its_layer_alone(config: TokenizerConfig) -> None:
+    lengths: dict[int | None, list[int]] = {None: [], 3: []}
+    for ahead, seen in lengths.items():
+        decoder = randomised(config.model_copy(update={"tokens": 36, "ahead": ahead}))
+        for layer in [*decoder.styled, *decoder.plain]:
+            layer.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0].shape[1]))
+        decoder(torch.randn(1, 36, config.latent_dim))
+    assert [n - config.patches for n in lengths[3]] == [*15 * [8], 6, 4, 2, 2]
+    assert [n - config.patches for n in lengths[None]] == 19 * [36]
+
+
+@pytest.mark.parametrize("ahead", [None, 1])
+def test_every_condition_changes_the_picture(config: TokenizerConfig, ahead: int | None) -> None:
+    decoder = randomised(config.model_copy(update={"ahead": ahead}))
     latents = torch.randn(1, config.tokens, config.latent_dim)
     before = decoder(latents)
     for i in range(config.tokens):

@@ -42,9 +42,9 @@ def test_samples_have_the_posteriors_mean_and_spread() -> None:
     torch.testing.assert_close(sample.std(0), std, atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("looks", [0, 2])
-def test_every_latent_sees_every_patch(config: TokenizerConfig, looks: int) -> None:
-    encoder = built(config.model_copy(update={"looks": looks}))
+@pytest.mark.parametrize(("looks", "ahead"), [(0, None), (2, None), (2, 2)])
+def test_every_latent_sees_every_patch(config: TokenizerConfig, looks: int, ahead: int | None) -> None:
+    encoder = built(config.model_copy(update={"looks": looks, "ahead": ahead}))
     images = torch.randn(1, 3, 16, 16, requires_grad=True)
     for token in range(config.tokens):
         (gradient,) = torch.autograd.grad(encode(encoder, images).mean[0, token].sum(), images)
@@ -52,8 +52,8 @@ def test_every_latent_sees_every_patch(config: TokenizerConfig, looks: int) -> N
         assert (patches > 0).all(), token
 
 
-@pytest.mark.parametrize("looks", [0, 2])
-def test_the_spread_stays_finite_whatever_the_weights(config: TokenizerConfig, looks: int) -> None:
-    encoder = built(config.model_copy(update={"looks": looks}))
+@pytest.mark.parametrize(("looks", "ahead"), [(0, None), (2, None), (2, 2)])
+def test_the_spread_stays_finite_whatever_the_weights(config: TokenizerConfig, looks: int, ahead: int | None) -> None:
+    encoder = built(config.model_copy(update={"looks": looks, "ahead": ahead}))
     encoder.std.weight.data.mul_(1e6)
     assert encode(encoder, torch.randn(2, 3, 16, 16)).sample(torch.randn(2, 8, 4)).isfinite().all()

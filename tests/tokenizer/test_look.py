@@ -49,21 +49,37 @@ def test_a_look_equals_its_plain_transcription() -> None:
     torch.testing.assert_close(look(queries, patches, painting), expected)
 
 
-@pytest.mark.parametrize("size", [2, 4, 8])
-def test_painting_in_groups_is_painting(config: TokenizerConfig, size: int) -> None:
-    decoder = StyledDecoder(config)
+@pytest.mark.parametrize(("size", "ahead"), [(2, None), (4, None), (8, None), (2, 1), (2, 2), (4, 2), (4, 3)])
+def test_painting_in_groups_is_painting(config: TokenizerConfig, size: int, ahead: int | None) -> None:
+    decoder = StyledDecoder(config.model_copy(update={"ahead": ahead}))
     randomised(decoder)
     latents = torch.randn(4, 8, config.latent_dim)
     for keep in (None, torch.tensor([1, 4, 5, 8])):
         x = decoder.blank(4)
         for first in range(0, 8, size):
+            assert decoder.painting(x, first, size).shape == (4, size + config.patches, config.decoder_width)
             x = decoder.style(x, latents[:, first : first + size], first, keep)
         torch.testing.assert_close(decoder.finish(x), decoder(latents, keep))
 
 
-def test_later_latents_know_what_earlier_ones_painted(config: TokenizerConfig) -> None:
+def test_a_look_sees_the_placeholders_whose_turn_comes(config: TokenizerConfig) -> None:
+    decoder = StyledDecoder(config.model_copy(update={"ahead": 2}))
+    randomised(decoder)
+    always = StyledDecoder(config.model_copy(update={"ahead": None}))
+    always.load_state_dict(decoder.state_dict())
+    latents = torch.randn(3, 4, config.latent_dim)
+    before = decoder.painting(decoder.blank(3), 0, 4)
+    assert torch.equal(before, always.painting(always.blank(3), 0, 4))
+    after = decoder.painting(decoder.style(decoder.blank(3), latents, 0), 4, 4)
+    # Of eight placeholders the last two are no tokens of the first layer of four, so that one sees less.
+    assert not torch.equal(after, always.painting(always.style(always.blank(3), latents, 0), 4, 4))
+    assert (after[:, :4] - decoder.placeholders[:, 4:]).abs().amax((0, 2)).min() > 1e-3  # each has been in a layer
+
+
+@pytest.mark.parametrize("ahead", [None, 2])
+def test_later_latents_know_what_earlier_ones_painted(config: TokenizerConfig, ahead: int | None) -> None:
     torch.manual_seed(0)
-    tokenizer = StyledTokenizer(config).eval()  # two looks, four latents each
+    tokenizer = StyledTokenizer(config.model_copy(update={"ahead": ahead})).eval()  # two looks, four latents each
     images = torch.rand(3, 3, 16, 16) * 2 - 1
     before = tokenizer.latents(images)
     tokenizer.decoder.condition.weight.data.neg_()  # all else is as it was, but the painting
@@ -137,6 +153,31 @@ def test_a_tokenizer_from_before_there_were_looks_is_blind(config: TokenizerConf
     assert not loaded.config.looks
     images = torch.rand(3, 3, 16, 16) * 2 - 1
     assert torch.equal(loaded.encode(images), blind.encode(images))
+
+
+def test_a_tokenizer_from_before_ahead_keeps_all_tokens(config: TokenizerConfig, tmp_path: Path) -> None:
+    old = StyledTokenizer(config.model_copy(update={"ahead": None})).eval()
+    written = old.config.model_dump(mode="json")
+    del written["ahead"]
+    save_model(tmp_path / "old", old, written)
+    loaded = StyledTokenizer.from_pretrained(tmp_path / "old")
+    assert loaded.config.ahead is None
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    assert torch.equal(loaded.encode(images), old.encode(images))
+
+
+def test_queries_wait_for_their_looks_where_placeholders_do(config: TokenizerConfig) -> None:
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+    for looks, ahead, latents in ((2, None, 8), (2, 2, 0), (0, 2, 8)):
+        tokenizer = StyledTokenizer(config.model_copy(update={"looks": looks, "ahead": ahead})).eval()
+        assert tokenizer.encoder.features(images).shape[1] == config.patches + latents
+        assert tokenizer.encode(images).shape == (3, 8)
+
+
+def test_placeholders_must_be_there_for_the_look_that_sees_them(config: TokenizerConfig) -> None:
+    with pytest.raises(ValidationError, match=r"ahead 1 is too small for looks 2.*model\.ahead to 2 or more"):
+        TokenizerConfig.model_validate({**config.model_dump(), "looks": 2, "ahead": 1})
+    assert TokenizerConfig.model_validate({**config.model_dump(), "looks": 0, "ahead": 1}).ahead == 1
 
 
 def test_looks_must_divide_the_layers(config: TokenizerConfig) -> None:

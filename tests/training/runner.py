@@ -33,7 +33,7 @@ from svq.training.task import Losses, Task
 
 SHAPE: dict[str, Any] = {
     "image_size": 16, "patch_size": 8, "tokens": 8, "encoder_width": 32, "encoder_depth": 2, "encoder_heads": 2,
-    "decoder_width": 32, "decoder_heads": 2, "plain_layers": 1, "mlp_ratio": 2, "looks": 2,
+    "decoder_width": 32, "decoder_heads": 2, "plain_layers": 1, "mlp_ratio": 2, "looks": 2, "ahead": 2,
 }  # fmt: skip
 COMMON: dict[str, Any] = {"images": 96, "batch_size": 8, "evaluate_every": 96, "save_every": 8}
 
