@@ -26,6 +26,7 @@ from svq.training.settings import resolve
 SETTINGS: dict[str, tuple[str, ...]] = {  # parts that are a matter of settings
     "nothing": (),
     "looks": ("model.looks=0",),
+    "ahead": ("model.ahead=null",),
     "position-norm": ("model.normalize=none",),
     "soft-switch": ("train.ramp_share=0",),
     "continuous-start": ("train.continuous_share=0", "train.ramp_share=0"),

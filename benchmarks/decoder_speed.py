@@ -63,7 +63,9 @@ def main() -> None:
         encoder_width=width, encoder_depth=6, encoder_heads=heads, decoder_width=width, decoder_heads=heads
     )
     blind = StyledTokenizer(config).to(device).eval()
-    looking = StyledTokenizer(config.model_copy(update={"looks": PRESETS["nano"]().model.looks})).to(device).eval()
+    preset = PRESETS["nano"]().model
+    looking = StyledTokenizer(config.model_copy(update={"looks": preset.looks, "ahead": preset.ahead}))
+    looking = looking.to(device).eval()
     decoder = blind.decoder
     latents = torch.randn(arguments.batch_size, config.tokens, config.latent_dim, device=device)
     images = torch.rand(arguments.batch_size, 3, config.image_size, config.image_size, device=device) * 2 - 1

@@ -35,7 +35,7 @@ from svq.training.state import Position
 
 SHAPE = TokenizerConfig(
     image_size=16, patch_size=8, tokens=8, encoder_width=32, encoder_depth=2, encoder_heads=2, decoder_width=32,
-    decoder_heads=2, plain_layers=1, mlp_ratio=2, looks=2, quantizer=VQConfig(codebook_size=16),
+    decoder_heads=2, plain_layers=1, mlp_ratio=2, looks=2, ahead=2, quantizer=VQConfig(codebook_size=16),
 )  # fmt: skip
 TRAIN = TokenizerTrainConfig(
     images=4000, batch_size=8, evaluate_every=400, save_every=8, continuous_share=0.4, ramp_share=0.2,

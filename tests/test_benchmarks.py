@@ -32,7 +32,7 @@ def test_a_prefix_is_what_comes_before_the_rest(name: str) -> None:
     torch.manual_seed(0)
     config = TokenizerConfig(
         image_size=16, patch_size=8, encoder_width=32, encoder_depth=1, encoder_heads=2, decoder_width=32,
-        decoder_heads=2, plain_layers=1, mlp_ratio=2, looks=6,
+        decoder_heads=2, plain_layers=1, mlp_ratio=2, looks=6, ahead=3,
     )  # fmt: skip
     model = MODELS[name](config)
     images = torch.rand(4, 3, 16, 16) * 2 - 1

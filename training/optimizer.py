@@ -31,7 +31,8 @@ def orthogonalise(matrices: Tensor) -> Tensor:
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT  # (K, M, M)
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        # a x + (b gram + c gram gram) x, sums and products at once: small matrices are bound by memory.
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x if wide else x.mT).to(matrices.dtype)
 
 
