@@ -22,7 +22,7 @@ def nano() -> TokenizerSettings:
         mlp_ratio=2.0,
     )
     train = TokenizerTrainConfig(
-        images=40_000,
+        images=60_000,
         batch_size=32,  # a short run has few steps: half the batch is worth 0.3 dB
         evaluation_images=256,
         optimizer=OptimizerConfig(name="muon", learning_rate=3e-3),
