@@ -2,7 +2,7 @@
 
 What is special: its input is learned and the same for every picture. All it knows of a picture comes in
 through the conditions, two in each styled layer, in the order of the tokens. That is what orders them. And because
-each condition has a layer of its own, its placeholder need not be among the tokens for longer than up to it.
+each condition has a layer of its own, its placeholder is needed among the tokens only until then.
 """
 
 import torch
