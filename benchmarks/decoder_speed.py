@@ -99,7 +99,7 @@ def main() -> None:
             lambda: looking.latents(images),
             rounds=arguments.rounds,
         )
-        flops = [encoding_flops(model, images) for model in (blind, looking)]
+    flops = [encoding_flops(model, images) for model in (blind, looking)]  # the counter wants gradients
     rate = 2 * SIDE**3 / sgemm
     blind_share, looking_share = (f / s / rate for f, s in zip(flops, encode, strict=True))
     result = {
