@@ -1,4 +1,4 @@
-"""Two other ways to paint from 36 codes: the same encoder, but for looks, or about as many parameters.
+"""Two other ways to paint from 36 codes: the same encoder, but for looks, or convolutions around a grid.
 
 Both are used like a `StyledTokenizer`: the same quantizer, schedule, losses and loop train them.
 """
@@ -116,7 +116,7 @@ class RasterDecoder(nn.Module):
 
 
 class RasterVQ(StyledTokenizer):
-    """A convolutional autoencoder with a 6 x 6 grid of codes and about as many parameters."""
+    """A convolutional autoencoder with a 6 x 6 grid of codes; 2.7 million parameters, of the styled model's 3.4."""
 
     WIDTH = 128
 

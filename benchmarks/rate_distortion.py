@@ -2,7 +2,8 @@
 
     python -m benchmarks.rate_distortion --minutes 8 --seeds 0 1 2 --out runs/rate_distortion
 
-First each model's speed is measured; then each trains on as many images as it can see in the given time.
+First each model's speed is measured; then each trains on as many images as it can see in the given time. A model that
+was trained without prefixes (`--set train.truncated_share=0`) is then taught what stands for codes that are missing.
 """
 
 import json
@@ -12,9 +13,10 @@ import time
 import torch
 
 from benchmarks.baselines import RasterVQ, TiTokArrangement
-from benchmarks.trials import add_refine, add_set, parser, refined, seconds_of
+from benchmarks.trials import add_refine, add_set, parser, refined, seconds_of, teach_null
 from svq.cli.output import write_json
 from svq.data import open_images
+from svq.data.imageset import to_float
 from svq.evaluation.fid import distance_to
 from svq.evaluation.order import measure_order
 from svq.evaluation.pictures import save_prefixes
@@ -68,6 +70,8 @@ def main() -> None:
             task = TokenizerTask(settings.model, settings.train, images, build)
             run = train_run(name, lambda: task, settings.train, out)  # noqa: B023
             model = load_model(find(out), lambda _: build(settings.model)).eval().to(choose_device())  # noqa: B023
+            if not settings.train.truncated_share:
+                teach_null(model, to_float(images.batch(images.indices("train"))))
             originals = task.held_out
             codes = torch.cat([model.encode(part, arguments.refine) for part in originals.split(128)])
             with distance_to(originals, "random-conv") as distance:

@@ -1,13 +1,16 @@
-"""What several benchmarks share: their arguments, and a tokenizer that is trained and measured."""
+"""What several benchmarks share: their arguments, and a tokenizer that is trained, made fair and measured."""
 
 import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from svq.data import ImageSet, open_images
 from svq.data.codes import Codes
+from svq.data.imageset import to_float
 from svq.evaluation.codebook import codebook_use
 from svq.evaluation.fid import distance_to
 from svq.evaluation.order import measure_order
@@ -18,6 +21,10 @@ from svq.tokenizer.tokenize import tokenize
 from svq.training.device import choose_device
 from svq.training.log import read_log
 from svq.training.runs import train_run
+
+NULL_STEPS = 160  # half as many teach it nearly as much
+NULL_RATE = 0.02
+NULL_BATCH = 64
 
 
 class Trial(NamedTuple):
@@ -64,6 +71,33 @@ def seconds_of(out: Path) -> float:
     return round(total + last, 1)
 
 
+def teach_null(model: StyledTokenizer, pictures: Tensor) -> None:
+    """Fit what stands for a missing code, all other weights fixed, to paint prefixes as well as they can be.
+
+    A model that saw no prefix in training has left it at its random start, and would be blamed for that at all k < 36.
+
+    Args:
+        model: a finished one, in evaluation mode; its `decoder.null` is changed.
+        pictures: (N, 3, S, S) in [-1, 1], those of training.
+    """
+    device, null, tokens = model.device, model.decoder.null, model.config.tokens
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        latents = torch.cat([model.code_latents(part.to(device)) for part in pictures.split(128)])
+        null.copy_(model.decoder.condition(latents).mean(0, keepdim=True))
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter is null)
+    optimizer = torch.optim.Adam([null], lr=NULL_RATE)
+    for step in range(NULL_STEPS):
+        optimizer.param_groups[0]["lr"] = NULL_RATE * (1 - step / NULL_STEPS)
+        rows = torch.randint(len(pictures), (NULL_BATCH,), generator=draw)
+        keep = (tokens ** torch.rand(NULL_BATCH, generator=draw)).long().to(device)  # as in training with prefixes
+        loss = F.mse_loss(model.decoder(latents[rows.to(device)], keep), pictures[rows].to(device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
 def trial(settings: TokenizerSettings, data: str, out: Path, refine_steps: int = 0) -> Trial:
     """Train a tokenizer into the folder `out`, or find it trained there, and measure order and codebook.
 
@@ -73,6 +107,8 @@ def trial(settings: TokenizerSettings, data: str, out: Path, refine_steps: int =
     task = TokenizerTask(settings.model, settings.train, images)
     run = train_run("tokenizer", lambda: task, settings.train, out)
     tokenizer = StyledTokenizer.from_pretrained(out).to(choose_device())
+    if not settings.train.truncated_share:
+        teach_null(tokenizer, to_float(images.batch(images.indices("train"))))
     with torch.no_grad():
         held_out = torch.cat([tokenizer.encode(part, refine_steps) for part in task.held_out.split(128)])
     with distance_to(task.held_out, "random-conv") as distance:

@@ -105,7 +105,10 @@ class Chain:
         }
 
     def _distance(self) -> dict[str, float]:
-        """Compare samples and held-out pictures, each with the pictures of training, on random features."""
+        """Compare samples and as many held-out pictures with the pictures of training, on random features.
+
+        As many, because the distance of fewer pictures is larger, whatever they show.
+        """
         from svq.data import open_images
 
         def part(name: str, images: Any) -> PictureSet:
@@ -113,10 +116,11 @@ class Chain:
 
         samples = open_images(str(self.out / "samples"), self.images.image_size).images
         train = part("train", self.images.images[self.images.indices("train")])
-        held_out = part("val", self.images.images[self.images.indices("val")])
+        held_out = self.images.images[self.images.sample("val", len(samples))]
+        samples = samples[: len(held_out)]
         frechet = {
             name: distance(judged, train, features="random-conv")["metrics"]["frechet_random_conv"]
-            for name, judged in (("samples", part("samples", samples)), ("held_out", held_out))
+            for name, judged in (("samples", part("samples", samples)), ("held_out", part("val", held_out)))
         }
         return {
             "frechet_random_conv_samples": frechet["samples"],

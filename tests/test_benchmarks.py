@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import rate_distortion, residual_kmeans
+from benchmarks import rate_distortion, residual_kmeans, trials
 from benchmarks.rate_distortion import MODELS
-from benchmarks.trials import seconds_of
+from benchmarks.trials import seconds_of, teach_null
 from svq.tokenizer.config import TokenizerConfig
 
 ROOT = Path(__file__).parent.parent
 SHARED = {"__init__", "baselines", "trials"}
 PROGRAMS = sorted({file.stem for file in (ROOT / "benchmarks").glob("*.py")} - SHARED)
+
+
+TINY = TokenizerConfig(
+    image_size=16, patch_size=8, encoder_width=32, encoder_depth=1, encoder_heads=2, decoder_width=32,
+    decoder_heads=2, plain_layers=1, mlp_ratio=2, looks=6, ahead=3,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -30,14 +36,10 @@ def test_it_says_what_it_does(name: str, monkeypatch: pytest.MonkeyPatch, capsys
 @pytest.mark.parametrize("name", MODELS)
 def test_a_prefix_is_what_comes_before_the_rest(name: str) -> None:
     torch.manual_seed(0)
-    config = TokenizerConfig(
-        image_size=16, patch_size=8, encoder_width=32, encoder_depth=1, encoder_heads=2, decoder_width=32,
-        decoder_heads=2, plain_layers=1, mlp_ratio=2, looks=6, ahead=3,
-    )  # fmt: skip
-    model = MODELS[name](config)
+    model = MODELS[name](TINY)
     images = torch.rand(4, 3, 16, 16) * 2 - 1
     latents = model.latents(images)
-    assert latents.shape == (4, 36, config.latent_dim)
+    assert latents.shape == (4, 36, TINY.latent_dim)
     keep = torch.tensor([1, 7, 20, 36])
     painted = model.decoder(latents, keep)
     assert painted.shape == images.shape
@@ -46,6 +48,25 @@ def test_a_prefix_is_what_comes_before_the_rest(name: str) -> None:
     model(images, quantized=False).images.sum().backward()
     still = [n for n, p in model.named_parameters() if p.grad is None and "null" not in n and "std" not in n]
     assert not [n for n in still if not n.startswith("quantizer")]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_stands_for_a_missing_code_is_taught_and_nothing_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trials, "NULL_STEPS", 20)
+    torch.manual_seed(0)
+    model = MODELS[name](TINY).eval()
+    torch.nn.init.normal_(model.decoder.null)  # far from anything that was trained
+    images = torch.rand(8, 3, 16, 16) * 2 - 1
+    codes = model.encode(images)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    whole, prefix = (model.decode(codes[:, :k]) for k in (36, 2))
+    teach_null(model, images)
+    changed = [key for key, value in model.state_dict().items() if not torch.equal(value, before[key])]
+    assert changed == ["decoder.null"]
+    assert torch.equal(model.encode(images), codes)
+    assert torch.equal(model.decode(codes), whole)
+    error, error_before = ((picture - images).square().mean() for picture in (model.decode(codes[:, :2]), prefix))
+    assert error < 0.9 * error_before
 
 
 def test_a_comparison_is_measured_once_and_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ class VQConfig(Config):
     dim: PositiveInt = 8
     decay: float = Field(0.95, gt=0, lt=1, description="EMA decay of the codes")
     commitment: float = Field(0.25, ge=0, description="weight of the commitment term")
-    dead_below: float = Field(1.0, ge=0, description="a code used less often than this (EMA, per batch) is revived")
+    dead_below: float = Field(
+        1.0, ge=0, description="a code used less often than this (EMA, per micro-batch) is revived"
+    )
 
 
 class FSQConfig(Config):

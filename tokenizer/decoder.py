@@ -65,7 +65,10 @@ class StyledDecoder(nn.Module):
         return torch.cat([x[:, first : first + count], x[:, -self.patches :]], dim=1)
 
     def style(self, x: Tensor, latents: Tensor, first: int, keep: Tensor | None = None) -> Tensor:
-        """Paint on tokens (B, n + P, D), in place, with latents (B, g, d), g even, those from position `first` on."""
+        """Paint on tokens (B, n + P, D) with latents (B, g, d), g even, those from position `first` on; return tokens.
+
+        Those that were given are not to be used again: they may have been changed in place.
+        """
         return self._style(x, self._conditions(latents, keep, first), first)
 
     def finish(self, x: Tensor) -> Tensor:
@@ -86,7 +89,10 @@ class StyledDecoder(nn.Module):
         return torch.where(kept[..., None], c, self.null[:, first : first + c.shape[1]])
 
     def _present(self, layer: int) -> range:
-        """Return which placeholders are among the tokens of a styled layer, or of what comes before the first, -1."""
+        """Return which placeholders are among the tokens of a styled layer, or of what comes before the first, -1.
+
+        Those of the last layer stay, for the plain ones after it.
+        """
         if self.ahead is None:
             return range(self.tokens)
         return range(max(0, 2 * layer), min(self.tokens, 2 * (layer + 1 + self.ahead)))

@@ -148,7 +148,9 @@ class TokenizerTask(Task):
         quantizer = self.model.quantizer
         if (self.config.quantized_share(progress) == 0 and progress < 1) or quantizer.started:
             return
-        images = self.images.some("train", START_IMAGES).tensor_split(processes)[rank]
+        images = self.images.some("train", START_IMAGES)
+        # As many for each: with shared-out weights, all encode together, batch by batch.
+        images = images[: len(images) // processes * processes].tensor_split(processes)[rank]
         device = next(self.model.parameters()).device
         self.model.eval()
         with torch.no_grad():

@@ -97,6 +97,7 @@ class Trainer:
         progress = min(seen / total, 1.0)
         seed_step(self.config.seed, seen, self.rank)
         self.task.prepare(progress, self.rank, self.processes)
+        critic = [] if self.task.critic is None else [buffer.clone() for buffer in self.task.critic.buffers()]
         values = self._backward(batch, seen, progress)
         norm = self._clip(self.task.model)
         sound = norm.isfinite() & (self._clip(self.task.critic).isfinite() if self.task.critic is not None else True)
@@ -106,7 +107,7 @@ class Trainer:
             update(self.optimizers, rate)
             average_weights(self.average, self.task.model, self.config, seen + self.config.batch_size)
         else:
-            self._undo()
+            self._undo(critic)
         return Taken({**self._mean(values), "gradient_norm": norm}, rate, finite, stop)
 
     def from_first(self, value: Value) -> Value:
@@ -155,11 +156,14 @@ class Trainer:
         unsound, stopped = flags.tolist()
         return not unsound, bool(stopped)
 
-    def _undo(self) -> None:
-        """Forget the gradients, and what the forward pass did to statistics and codebooks."""
+    def _undo(self, critic: list[Tensor]) -> None:
+        """Forget the gradients, and what the forward pass did to statistics, codebooks and the critic's memory."""
         for optimizer in self.optimizers:
             optimizer.zero_grad()
         copy_buffers(self.task.model, self.average)
+        if self.task.critic is not None:
+            for kept, buffer in zip(self.task.critic.buffers(), critic, strict=True):
+                kept.copy_(buffer)
 
 
 def update(optimizers: list[Optimizer], rate: float) -> None:

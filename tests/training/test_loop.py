@@ -15,7 +15,7 @@ from svq.data import ImageSet
 from svq.data.imageset import to_float
 from svq.errors import CheckpointError, ConfigError, TrainingError
 from svq.evaluation.reconstruction import psnr
-from svq.tokenizer import StyledTokenizer
+from svq.tokenizer import StyledTokenizer, layers
 from svq.tokenizer.config import (
     KMeansConfig,
     LFQConfig,
@@ -311,7 +311,19 @@ def test_the_largest_micro_batch_that_fits_is_found(
     assert all(torch.equal(t.cpu(), critic[name]) for name, t in task.critic.state_dict().items())
 
 
-def test_recomputed_activations_give_the_same_gradients(config: TokenizerConfig, pictures: ImageSet) -> None:
+@pytest.mark.parametrize("ahead", [None, 2])
+def test_recomputed_activations_give_the_same_gradients(
+    ahead: int | None, config: TokenizerConfig, pictures: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[object] = []
+    recomputed = layers.checkpoint
+
+    def counted(*inputs: Any, **options: Any) -> Any:
+        calls.append(inputs[0])
+        return recomputed(*inputs, **options)
+
+    monkeypatch.setattr(layers, "checkpoint", counted)
+    config = config.model_copy(update={"ahead": ahead})
     gradients = []
     for recompute in (False, True):
         settings = TRAIN.model_copy(update={"recompute": recompute})
@@ -320,8 +332,9 @@ def test_recomputed_activations_give_the_same_gradients(config: TokenizerConfig,
             (pictures.batch(pictures.indices("train")[:8]),), 0, 1
         )
         gradients.append([p.grad for p in task.model.parameters()])
-    for plain, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(recomputed, plain)
+        assert len(calls) == (len(task.layers(task.model)) if recompute else 0)
+    for plain, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, plain)
 
 
 def test_steps_with_nan_change_nothing_and_are_counted(
@@ -356,6 +369,27 @@ def test_a_step_with_nan_changes_nothing(config: TokenizerConfig, pictures: Imag
     assert all(torch.equal(one, other) for one, other in zip(before, everything(), strict=True))
     assert trainer.step(16, 96, batch).finite
     assert not all(torch.equal(one, other) for one, other in zip(before, everything(), strict=True))
+
+
+def test_a_step_with_nan_leaves_the_discriminator_as_it_was(config: TokenizerConfig, pictures: ImageSet) -> None:
+    class Infinite(TokenizerTask):
+        """Its pictures and scores are sound, its gradient is not."""
+
+        def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
+            losses = super().losses(batch, progress, draws)
+            return losses._replace(total=losses.total * (float("inf") if round(progress * 12) == 2 else 1))
+
+    settings = TRAIN.model_copy(update={"critic_weight": 0.1, "critic_start": 0.0, "critic_width": 4})
+    task = Infinite(config, settings, pictures)
+    trainer = Trainer(task, settings, start_engine(settings))
+    assert task.critic is not None
+    assert trainer.step(0, 96, trainer.feed.next()).finite
+    before = {name: tensor.clone() for name, tensor in task.critic.state_dict().items()}
+    assert before["real_mean"] != 0
+    assert not trainer.step(16, 96, trainer.feed.next()).finite
+    assert all(torch.equal(tensor, before[name]) for name, tensor in task.critic.state_dict().items())
+    assert trainer.step(24, 96, trainer.feed.next()).finite
+    assert not torch.equal(task.critic.real_mean, before["real_mean"])
 
 
 def test_gradients_are_clipped(config: TokenizerConfig, pictures: ImageSet) -> None:
