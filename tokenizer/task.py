@@ -140,23 +140,25 @@ class TokenizerTask(Task):
         truncated = draws.uniform() < self.config.truncated_share
         return torch.where(truncated, (tokens ** draws.uniform()).long(), tokens)
 
-    def prepare(self, progress: float, rank: int = 0, processes: int = 1) -> None:
+    def prepare(self, progress: float, rank: int = 0, processes: int = 1, model: nn.Module | None = None) -> None:
         """Start the codebook from latents of real pictures, just before it is needed, or after the last step.
 
         Each process encodes its share of them.
         """
-        quantizer = self.model.quantizer
+        model = self.model if model is None else model
+        assert isinstance(model, StyledTokenizer)
+        quantizer = model.quantizer
         if (self.config.quantized_share(progress) == 0 and progress < 1) or quantizer.started:
             return
         images = self.images.some("train", START_IMAGES)
         # As many for each: with shared-out weights, all encode together, batch by batch.
         images = images[: len(images) // processes * processes].tensor_split(processes)[rank]
-        device = next(self.model.parameters()).device
-        self.model.eval()
+        device = next(model.parameters()).device
+        model.eval()
         with torch.no_grad():
-            parts = [self.model.latents(to_float(part.to(device))) for part in images.split(EVALUATION_BATCH)]
+            parts = [model.latents(to_float(part.to(device))) for part in images.split(EVALUATION_BATCH)]
             quantizer.start(torch.cat(parts))
-        self.model.train()
+        model.train()
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return PSNR in dB on held-out pictures from 1, 4, 12 and all codes, as ``psnr_k``, and the error from all."""

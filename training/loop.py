@@ -60,8 +60,8 @@ def train(
             at = _count(at, seen, taken.finite, config)
             last = seen >= total
             if last:
-                task.prepare(1.0, trainer.rank, trainer.processes)
-                copy_buffers(trainer.average, task.model)
+                task.prepare(1.0, trainer.rank, trainer.processes, trainer.average)
+                copy_buffers(task.model, trainer.average)
             # Log.
             log.step(seen, taken.values, taken.rate, waited, at.skipped)
             if taken.stop and not last:

@@ -78,8 +78,13 @@ class Task(ABC):
             draws: the random numbers of these rows.
         """
 
-    def prepare(self, progress: float, rank: int = 0, processes: int = 1) -> None:  # noqa: B027
-        """Do what is due before a step, such as starting a codebook; `progress` is 1 after the last step."""
+    def prepare(  # noqa: B027
+        self, progress: float, rank: int = 0, processes: int = 1, model: nn.Module | None = None
+    ) -> None:
+        """Do what is due before a step, such as starting a codebook.
+
+        After the last step, `progress` is 1 and `model` the one with averaged weights, which is kept.
+        """
 
     @abstractmethod
     def evaluate(self, model: nn.Module) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The training step of stage one."""
 
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,10 @@ def test_a_vae_gets_its_codebook_at_the_end(config: TokenizerConfig, pictures: I
     config = config.model_copy(update={"quantizer": KMeansConfig(codebook_size=16)})
     task = TokenizerTask(config, TokenizerTrainConfig(continuous_share=1), pictures)
     task.prepare(0.999)
+    assert not task.model.quantizer.started
+    average = deepcopy(task.model)
+    task.prepare(1.0, model=average)  # its codes are to be those of the model that is kept
+    assert average.quantizer.started
     assert not task.model.quantizer.started
     task.prepare(1.0)
     assert task.model.quantizer.started
