@@ -44,7 +44,7 @@ class Chain:
 
     def run(self) -> dict[str, Any]:
         """Run all stages, or what is left of them, and return the metrics as in ``metrics.json``."""
-        began = time.perf_counter()
+        began, resumed = time.perf_counter(), (self.out / "tokenizer" / "log.jsonl").exists()
         check_replaceable(self.out / "samples")  # now, and not when all is trained
         say("1/4 Train the tokenizer.")
         first = train_run("tokenizer", self._stage_one, self.first.train, self.out / "tokenizer")
@@ -70,6 +70,7 @@ class Chain:
         metrics = self._measure(tokenizer, codes)
         result = {
             "seconds": round(time.perf_counter() - began, 1),
+            "resumed": resumed,  # then these seconds, and those by stage, are of the last start alone
             "numbers": self._numbers(metrics, second["metrics"]),
             **metrics,
             "generator": second["metrics"],
@@ -176,6 +177,7 @@ class Chain:
             subtitle=(
                 f"{len(self.images):,} pictures from {self.images.name}, {self.images.image_size} px; "
                 f"{tokens} codes each; {result['seconds'] / 60:.1f} minutes"
+                f"{' since the last start' if result['resumed'] else ''}"
             ),
             numbers=result["numbers"],
             sections=sections,

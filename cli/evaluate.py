@@ -106,6 +106,13 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
     return _Encoded(tokenizer, pictures, chosen, codes.rows(), torch.from_numpy(codes.labels), receipt)
 
 
+def _check_weights(features: str, weights: Path | None) -> None:
+    from svq.errors import UserError
+
+    if weights is not None and features != "inception":
+        raise UserError(f"--weights are Inception's, and --features is {features}; give --features inception, too")
+
+
 @contextmanager
 def _distance(
     features: Literal["none", "inception", "random-conv"], weights: Path | None, encode: Callable[[], _Encoded]
@@ -113,6 +120,7 @@ def _distance(
     """Yield the encoded pictures, themselves as they are, and what measures the distance of others to them, as sets."""
     from svq.evaluation.fid import FEW, distance_to, inception_weights
 
+    _check_weights(features, weights)
     if features == "inception":
         weights = inception_weights(weights)  # before anything slow
     encoded = encode()
@@ -155,6 +163,7 @@ def fid(
     from svq.evaluation.fid import PictureSet, distance, inception_weights
 
     check_file(out)
+    _check_weights(features, weights)
     if features == "inception":
         weights = inception_weights(weights)  # before anything slow
     judged = samples or str(last("samples", None))

@@ -35,11 +35,14 @@ def remember(**paths: Path) -> None:
     """Note the path of the last result of a kind, below the current folder."""
     if not first_process():
         return
-    _file().parent.mkdir(exist_ok=True)
     known = _read() | {kind: str(path) for kind, path in paths.items()}
     work = _file().with_name(f".last.json.{os.getpid()}.writing")
-    work.write_text(json.dumps(known, indent=1))
-    work.rename(_file())
+    try:
+        _file().parent.mkdir(exist_ok=True)
+        work.write_text(json.dumps(known, indent=1))
+        work.rename(_file())
+    except OSError as error:  # the result itself is safe
+        say(f"note: {_file()} cannot be written ({error.strerror}); name this result to the commands that follow")
 
 
 @contextmanager

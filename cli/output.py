@@ -45,7 +45,7 @@ def check_file(path: Path | None, ending: str = "") -> None:
     """Refuse a path at which no file can be written, before any work is done.
 
     Raises:
-        UserError: it is a folder, lies below a file, or has another ending.
+        UserError: it is a folder, lies below a file or where nothing may be written, or has another ending.
     """
     if path is None:
         return
@@ -53,16 +53,27 @@ def check_file(path: Path | None, ending: str = "") -> None:
         raise UserError(f"'{path}' cannot be a file: give the name of a file in a folder")
     if ending and path.suffix != ending:
         raise UserError(f"'{path}' must end in {ending}")
+    _check_permission(path)
 
 
 def check_folder(path: Path | None) -> None:
     """Refuse a path at which no folder can be made, before any work is done.
 
     Raises:
-        UserError: it is a file, lies below one, or is the current folder.
+        UserError: it is a file, lies below one or where nothing may be written, or is the current folder.
     """
-    if path is not None and (path.name == "" or any(p.exists() and not p.is_dir() for p in (path, *path.parents))):
+    if path is None:
+        return
+    if path.name == "" or any(p.exists() and not p.is_dir() for p in (path, *path.parents)):
         raise UserError(f"'{path}' cannot be a folder of its own; give another --out")
+    _check_permission(path)
+
+
+def _check_permission(path: Path) -> None:
+    """Refuse a path in a folder, or of one, that this user may not write to."""
+    folder = next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"'{path}' cannot be written: no permission in {folder}; give another --out")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -53,7 +53,7 @@ def quickstart(
     )
     rows = {
         **result["numbers"],
-        "minutes": f"{result['seconds'] / 60:.1f}",
+        f"minutes{' since the last start' if result['resumed'] else ''}": f"{result['seconds'] / 60:.1f}",
         "report": str(out / "report.html"),
     }
     show(result, rows, as_json)

@@ -92,7 +92,7 @@ def open_pictures(source: str, size: int, loader: "Kind") -> "Pictures":
     """Open a source to train on: prepared at `size` pixels, or, of a packed set, read as it is needed.
 
     Raises:
-        DataError: a loader is asked for, and the source is not packed.
+        DataError: a loader is asked for, and the source is not packed, or not by svq.
     """
     from svq.data.pictures import PackedPictures
     from svq.data.sources import PACKED
@@ -106,5 +106,10 @@ def open_pictures(source: str, size: int, loader: "Kind") -> "Pictures":
     packed = open_packed(path)
     if loader == "auto" and not is_large(packed, size):
         return open_source(source, size)
+    if packed.index is None:
+        raise DataError(
+            f"{source} has no held-out pictures, which training needs where a set is read as it goes; pack it anew: "
+            f"svq data pack {source} --out NAME.rec"
+        )
     say(f"{source}: {packed.count('train'):,} pictures to train on, {packed.count('val'):,} held out, read as needed")
     return PackedPictures(packed, size, loader)

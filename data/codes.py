@@ -87,7 +87,7 @@ class Codes:
             "codebook_size": str(self.codebook_size),
             "tokenizer": self.tokenizer,
             "data": self.data,
-            "source": self.source,
+            "source": os.fsencode(self.source).decode(errors="backslashreplace"),  # a path need not be text
             "refine_steps": str(self.refine_steps),
         }
         path.parent.mkdir(parents=True, exist_ok=True)

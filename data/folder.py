@@ -25,7 +25,7 @@ def picture_files(path: Path) -> list[Path]:
     """Return the picture files below a folder, sorted.
 
     Raises:
-        DataError: the folder does not exist or holds none.
+        DataError: the folder does not exist or holds none, or one below it cannot be read.
     """
     if not path.is_dir():
         raise DataError(f"no such folder: {path}")
@@ -38,7 +38,7 @@ def picture_files(path: Path) -> list[Path]:
 def _walk(root: Path) -> Iterator[Path]:
     """Yield all files below a folder, through links to folders too, each folder once."""
     seen: set[str] = set()
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=_refuse, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:
             below.clear()
@@ -47,6 +47,11 @@ def _walk(root: Path) -> Iterator[Path]:
         # Hidden ones are none of the user's pictures: what macOS leaves beside each file, originals of a photo album.
         below[:] = (name for name in below if not name.startswith("."))
         yield from (Path(folder) / name for name in names if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    """Refuse a folder that cannot be read: a whole class would be missing without a word."""
+    raise DataError(f"cannot read the folder {error.filename} ({error.strerror}); make it readable, or take it out")
 
 
 def native_size(path: Path) -> int:

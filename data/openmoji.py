@@ -1,7 +1,9 @@
 """The OpenMoji source: 4,495 emoji, drawn from SVG at any size (openmoji.org, CC BY-SA 4.0).
 
 What is special: an emoji and its skin-tone variants are nearly the same drawing. The whole family goes to
-the split that the content of its first member belongs to; else a held-out picture would have been seen.
+the split that the content of its first member belongs to; else a held-out picture would have been seen. That goes by
+name: a few drawings are alike under two names, and one family has a member that is spelled otherwise (FE0F), see
+docs/results.md, Twins.
 """
 
 from collections.abc import Iterator

@@ -125,5 +125,8 @@ def open_packed(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
         DataError: it is missing or damaged.
     """
     packed = ensure_verified(open_index(path))
+    key = f"packed|{packed.fingerprint}"
+    if packed.index is None:  # its fingerprint does not cover all of its content
+        key += "".join(f"|{shard.rec.stat().st_mtime_ns}" for shard in packed.shards("all"))
     ordered = (entry for _, entry in sorted(entries(packed), key=lambda pair: pair[0]))
-    return cached(str(path), f"packed|{packed.fingerprint}", size, items(ordered), advance, packed.count("all"))
+    return cached(str(path), key, size, items(ordered), advance, packed.count("all"))

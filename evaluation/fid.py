@@ -27,6 +27,7 @@ from svq.provenance import file_sha256, versions
 Features = Literal["inception", "random-conv"]
 FEW = 10_000  # below so many pictures, FID is biased upwards enough to mislead
 KID_SUBSET = 1000
+INCEPTION_CLASSES = 1008  # of the network that FID is defined by; torchvision's has 1000
 
 
 class PictureSet(NamedTuple):
@@ -77,7 +78,12 @@ def inception_weights(path: Path | None) -> Path:
             _fetch(path)
     # torch-fidelity unpickles the file as it is, which could run code. Read it safely first: what passes here holds
     # tensors only.
-    read_weights(path, f"Inception ({URL_INCEPTION_V3})", has="Mixed_7c.branch1x1.conv.weight")
+    expected = f"Inception ({URL_INCEPTION_V3})"
+    classes = read_weights(path, expected, has="Mixed_7c.branch1x1.conv.weight").get("fc.bias")
+    if classes is None or len(classes) != INCEPTION_CLASSES:
+        raise UserError(
+            f"{path} holds weights of another Inception, such as torchvision's; expected those of {expected}"
+        )
     return path
 
 

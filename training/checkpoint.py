@@ -119,7 +119,7 @@ def newest_sound(run: Path) -> Path | None:
         try:
             verify(folder)
         except CheckpointError as error:
-            console.print(f"{error}", style="yellow", highlight=False, soft_wrap=True)
+            console.print(f"{error}", style="yellow", markup=False, highlight=False, soft_wrap=True)
         else:
             return folder
     if found:

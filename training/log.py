@@ -48,7 +48,7 @@ class RunLog:
         else:
             out.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
-        self._bar = _progress(title)
+        self._bar = _progress()
         self._began = self._line = time.perf_counter()
         self._seen: int | None = None
         self._steps = 0
@@ -119,7 +119,7 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Show one line."""
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def last_metrics(self) -> dict[str, float]:
         """Return the metrics of the last evaluation in the log, which may be an earlier start's."""
@@ -137,7 +137,7 @@ def bar(title: str, total: int | None, unit: str = "images") -> Iterator[Callabl
     Off a terminal it is one line at the end, or none where the total was unknown and nothing was to be done.
     """
     began, done = time.perf_counter(), 0
-    with _progress(title) as progress:
+    with _progress() as progress:
         task = progress.add_task(title, total=total, status="")
 
         def advance(count: int) -> None:
@@ -152,10 +152,11 @@ def bar(title: str, total: int | None, unit: str = "images") -> Iterator[Callabl
         print(f"{title}: {done}/{total or done} {unit}  {done / max(seconds, 1e-9):.0f} {unit}/s", file=sys.stderr)
 
 
-def _progress(title: str) -> Progress:
+def _progress() -> Progress:
     return Progress(
-        TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console, disable=not console.is_terminal,
     )  # fmt: skip
 
 

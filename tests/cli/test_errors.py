@@ -1,5 +1,6 @@
 """Mistakes end with one clear line and exit code 2, and lose nothing."""
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import typer
 
 from svq.cli import app, machine
 from svq.cli.options import count
-from svq.errors import nearest
+from svq.cli.output import check_file, check_folder
+from svq.errors import UserError, nearest
 
 MISTAKES = {
     "tokenizer train --data nowhere": "no data source 'nowhere'; expected a folder of images",
@@ -43,6 +45,8 @@ MISTAKES = {
     "eval fid --features random-conv": "no samples yet",
     "eval fid --weights none.pth": "no file of weights at none.pth; expected those of Inception",
     "eval recon --tokenizer nowhere": "no checkpoint in nowhere",
+    "eval recon --weights none.pth": "--weights are Inception's, and --features is none",
+    "eval fid --features random-conv --weights none.pth": "--weights are Inception's, and --features is random-conv",
     "tokenizer export --tokenizer nowhere": "no checkpoint in nowhere",
     "data pack nowhere": "no data source 'nowhere'",
     "data pack --max-broken some": "expected a share such as 1% or a number of pictures such as 100, got 'some'",
@@ -90,6 +94,15 @@ def test_a_last_result_that_comes_with_svq_is_found_again(tmp_path: Path) -> Non
     done = svq("tokenizer", "export", "--out", "copy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "copy" / "manifest.json").exists()
+
+
+def test_a_place_without_permission_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path / "locked")  # root may do anything
+    (tmp_path / "locked").mkdir()
+    for check in (check_file, check_folder):
+        with pytest.raises(UserError, match=r"cannot be written: no permission in .*locked; give another --out"):
+            check(tmp_path / "locked" / "new" / "result")
+        check(tmp_path / "new" / "result")
 
 
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:

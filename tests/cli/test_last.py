@@ -1,5 +1,6 @@
 """What a command takes if nothing is named: results of the last runs that belong together."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ def test_a_stopped_run_is_the_last_one_if_it_has_saved() -> None:
     with remembered(Path("runs/b"), tokenizer=Path("runs/b")):
         pass
     assert last("tokenizer", None) == Path("runs/b")
+
+
+def test_a_note_that_cannot_be_written_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree("runs")
+    Path("runs").touch()  # so no folder of that name can be made
+    Path("elsewhere/checkpoints").mkdir(parents=True)
+    with pytest.raises(RunStopped), remembered(Path("elsewhere"), tokenizer=Path("elsewhere")):
+        raise RunStopped("stopped")
+    assert "note: runs/last.json cannot be written" in capsys.readouterr().err
+    with remembered(Path("elsewhere"), tokenizer=Path("elsewhere")):
+        pass
 
 
 def test_codes_are_found_where_they_are_written() -> None:

@@ -1,6 +1,8 @@
 """The file of codes."""
 
+import os
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +42,11 @@ def test_everything_comes_back(tmp_path: Path, size: int, kind: type) -> None:
     assert loaded.codes.dtype == kind
     for name, value in vars(codes).items():
         np.testing.assert_array_equal(getattr(loaded, name), value, err_msg=name)
+
+
+def test_a_source_whose_name_is_no_text_is_saved_too(tmp_path: Path) -> None:
+    replace(example(), source=os.fsdecode(b"caf\xe9")).save(tmp_path / "c.safetensors")
+    assert load_codes(tmp_path / "c.safetensors").source == "caf\\xe9"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

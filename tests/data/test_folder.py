@@ -1,10 +1,12 @@
 """The folder source: classes, captions, and files that cannot be read."""
 
+import errno
 import os
 import shutil
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from PIL import Image
 
 from svq.data import open_images
 from svq.data.encoding import decode
+from svq.data.folder import picture_files
 from svq.data.sources import native_size
 from svq.errors import DataError
 
@@ -75,6 +78,19 @@ def test_odd_names_links_and_folders_do_no_harm(folder: Path, tmp_path: Path) ->
     assert len(images) == 34
     assert images.classes == ("box", "disc")
     assert "box/caf\\xe9.png" in images.keys
+
+
+def test_a_folder_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = os.scandir
+
+    def scandir(path: Any = ".") -> Any:
+        if Path(path).name == "disc":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"cannot read the folder .*disc \(Permission denied\)"):
+        picture_files(folder)
 
 
 def test_no_source_is_not_the_current_folder() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from svq.cli.source import open_pictures
 from svq.data import ImageSet, open_images
 from svq.data.folder import entries, picture_files
 from svq.data.packed import PackedSet, open_index
@@ -64,6 +65,13 @@ def test_a_rec_file_from_elsewhere_is_a_set_too(folder: Path, tmp_path: Path) ->
     assert images.classes == ("0", "1", "2")
     assert len(images) == 64
     assert 0 < images.validation.sum() < 20
+    # Written again with other classes: neither its size nor its first record is another one.
+    with open(tmp_path / "other.rec", "wb") as rec:
+        for i, file in enumerate(picture_files(folder)):
+            write_record(rec, pack_image(ImageRecord(i, (float(i % 2),), file.read_bytes())))
+    assert open_images(str(tmp_path / "other.rec"), 16).classes == ("0", "1")
+    with pytest.raises(DataError, match=r"no held-out pictures.* pack it anew"):
+        open_pictures(str(tmp_path / "other.rec"), 16, "torch")
     (tmp_path / "other.idx").unlink()
     with pytest.raises(DataError, match=r"no such file: .*other\.idx"):
         open_images(str(tmp_path / "other.rec"), 16)

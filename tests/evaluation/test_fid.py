@@ -142,6 +142,13 @@ def test_without_weights_and_network_one_line_says_what_to_do(tmp_path: Path, mo
     assert "\n" not in str(error.value)
 
 
+def test_the_weights_of_another_inception_are_refused(inception: Path) -> None:
+    weights = torch.load(inception, weights_only=True)
+    torch.save({**weights, "fc.weight": weights["fc.weight"][:1000], "fc.bias": weights["fc.bias"][:1000]}, inception)
+    with pytest.raises(UserError, match="weights of another Inception, such as torchvision's"):
+        fid.inception_weights(inception)
+
+
 @pytest.mark.parametrize("content", [b"", b"no weights", None])
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "w.pth"

@@ -1,5 +1,6 @@
 """The loop: exact resume, the order of examples, the averaged weights, refusals."""
 
+import io
 import os
 import signal
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ from svq.tokenizer.config import (
     VQConfig,
 )
 from svq.tokenizer.task import TokenizerTask
-from svq.training import checkpoint
+from svq.training import checkpoint, log
 from svq.training.checkpoint import read_tensors
 from svq.training.config import OptimizerConfig, TrainConfig
 from svq.training.device import start_engine
@@ -390,6 +392,15 @@ def test_a_step_with_nan_leaves_the_discriminator_as_it_was(config: TokenizerCon
     assert all(torch.equal(tensor, before[name]) for name, tensor in task.critic.state_dict().items())
     assert trainer.step(24, 96, trainer.feed.next()).finite
     assert not torch.equal(task.critic.real_mean, before["real_mean"])
+
+
+def test_a_bar_shows_any_title(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(log, "console", Console(file=text, force_terminal=True, width=120))
+    for title in ("read photos{1}", "read {a}", "read x [/b]", "read [red]"):
+        with log.bar(title, 2) as advance:
+            advance(2)
+        assert title in text.getvalue()
 
 
 def test_gradients_are_clipped(config: TokenizerConfig, pictures: ImageSet) -> None:
