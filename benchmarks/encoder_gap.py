@@ -21,7 +21,7 @@ from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.training.checkpoint import find, load_model
 
-PICTURES, BATCH = 391, 64
+PICTURES, BATCH = 286, 64
 
 
 @torch.no_grad()
