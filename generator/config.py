@@ -45,7 +45,7 @@ class GeneratorTrainConfig(TrainConfig):
     """Training of stage two; an image is one sequence of codes."""
 
     condition_dropout: float = Field(
-        0.1, ge=0, le=1, description="share of sequences without class, for classifier-free guidance"
+        0.1, gt=0, le=1, description="share of sequences without class, to sample without one and for guidance"
     )
     evaluation_sequences: PositiveInt = Field(10_000, description="held-out sequences to evaluate on, at most")
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from x_transformers import Attention, FeedForward
 
@@ -20,6 +21,19 @@ from svq.training.task import Losses, Task
 
 EVALUATION_BATCH = 256
 SHOWN = 32
+
+
+def taught_classes(codes: Codes, dropout: float) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the classes that training shows, and all labels as indices into them, -1 for any other.
+
+    A class whose pictures are all held out, or all of them if no condition is kept, would have a token that
+    nothing teaches, and to sample it would give noise without a word.
+    """
+    shown = codes.labels[~codes.validation]
+    taught = np.unique(shown[shown >= 0]) if dropout < 1 else shown[:0]
+    number = np.full(len(codes.classes) + 1, -1)  # the last one for -1
+    number[taught] = np.arange(len(taught))
+    return tuple(codes.classes[i] for i in taught), number[codes.labels]
 
 
 class GeneratorTask(Task):
@@ -41,18 +55,19 @@ class GeneratorTask(Task):
                 "some to train on and some held out are both needed, write them with 'svq tokenize --split all'"
             )
         self.config, self.tokenizer = train, tokenizer
+        classes, all_labels = taught_classes(codes, train.condition_dropout)
         # As they are stored: int64, codes of millions of pictures would be gigabytes.
-        self.codes, self.labels = codes.codes[~codes.validation], torch.from_numpy(codes.labels[~codes.validation])
+        self.codes, self.labels = codes.codes[~codes.validation], torch.from_numpy(all_labels[~codes.validation])
         held_out = codes.validation.nonzero()[0]
         spread = np.linspace(0, len(held_out) - 1, min(len(held_out), train.evaluation_sequences)).astype(int)
-        rows, labels = codes.codes[held_out[spread]].astype("int64"), codes.labels[held_out[spread]]
+        rows, labels = codes.codes[held_out[spread]].astype("int64"), all_labels[held_out[spread]]
         self.held_out = torch.from_numpy(rows), torch.from_numpy(labels)
         self.size = len(self.codes)
         config = GeneratorConfig(
             **shape.model_dump(),
             codebook_size=codes.codebook_size,
             tokens=codes.codes.shape[1],
-            classes=codes.classes,
+            classes=classes,
             tokenizer=codes.tokenizer,
         )
         self.model = build_seeded(train.seed, lambda: Generator(config))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from svq.data import ImageSet, open_images
 from svq.data.codes import Codes
@@ -164,3 +165,23 @@ def test_some_conditions_are_dropped(codes: Codes, tokenizer: StyledTokenizer, m
         task.losses(task.batch(torch.arange(40)), 0.0, draws(40, seen=40 * step))
     labels = torch.cat(seen)
     assert abs((labels < 0).float().mean() - 0.25) < 0.03
+
+
+def test_classes_that_nothing_teaches_are_not_known(codes: Codes, tokenizer: StyledTokenizer) -> None:
+    shape = GeneratorShape(width=32, depth=1, heads=2)
+    labels = np.arange(len(codes)) % 4 - 1  # none, a, b, c
+    labels[(labels == 1) & ~codes.validation] = 2  # all of b's are held out
+    codes = replace(codes, labels=labels, classes=("a", "b", "c"))
+    task = GeneratorTask(shape, GeneratorTrainConfig(), codes, tokenizer)
+    assert task.model.config.classes == ("a", "c")
+    assert task.labels.tolist() == [{-1: -1, 0: 0, 2: 1}[i] for i in labels[~codes.validation]]
+    assert set(labels[codes.validation]) == {-1, 0, 1, 2}
+    assert task.held_out[1].tolist() == [{-1: -1, 0: 0, 1: -1, 2: 1}[i] for i in labels[codes.validation]]
+    with pytest.raises(UserError, match="knows no class 'b'"):
+        label_of(task.model, "b")
+
+    unconditional = GeneratorTask(shape, GeneratorTrainConfig(condition_dropout=1), codes, tokenizer)
+    assert unconditional.model.config.classes == ()
+    assert set(unconditional.labels.tolist()) | set(unconditional.held_out[1].tolist()) == {-1}
+    with pytest.raises(ValidationError, match="greater than 0"):  # nothing would teach how to draw any picture
+        GeneratorTrainConfig(condition_dropout=0)
