@@ -36,14 +36,14 @@ def open_source(source: str, size: int) -> "ImageSet":
     return images
 
 
-def say_skipped(skipped: Sequence[str]) -> None:
-    """Say which files could not be read, or the first of them."""
+def say_skipped(skipped: Sequence[str], named_by: str = "svq data info SOURCE --json") -> None:
+    """Say which files could not be read, or the first of them and which command names all."""
     if skipped:
         say(f"{len(skipped):,} files were skipped:")
         for line in skipped[:SHOWN]:
             say(f"  {line}")
         if len(skipped) > SHOWN:
-            say(f"  and {len(skipped) - SHOWN:,} more; 'svq data info SOURCE --json' names them all")
+            say(f"  and {len(skipped) - SHOWN:,} more; '{named_by}' names them all")
 
 
 def open_some(source: str, size: int, split: "Split", most: int) -> "tuple[ImageSet, NDArray[np.int64]]":

@@ -143,7 +143,7 @@ def tokenize(
         entries = list_pictures(data, model.config.image_size)
         with bar("tokenize", None) as advance:
             codes, skipped = tokenize_stream(model, entries, data, split, refine_steps=refine, advance=advance)
-        say_skipped(skipped)
+        say_skipped(skipped, named_by="svq tokenize --stream --json")  # of a list, 'data info' knows nothing
     else:
         pictures = open_source(data, model.config.image_size)
         chosen, skipped = pictures.indices(split), pictures.skipped
