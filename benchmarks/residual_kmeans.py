@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from vector_quantize_pytorch import ResidualVQ
 
-from benchmarks.trials import parser
+from benchmarks.trials import nearest, parser
 from svq.cli.output import write_json
 from svq.data import ImageSet, open_images
 from svq.data.imageset import to_float
@@ -31,12 +31,6 @@ def pictures_of_training(images: ImageSet, copies: int, seed: int) -> Tensor:
     x = torch.cat([x, x.flip(-1)])
     generator = torch.Generator().manual_seed(seed)
     return torch.cat([x, *(jitter(x, torch.rand(len(x), NUMBERS, generator=generator)) for _ in range(copies))])
-
-
-def nearest_db(pictures: Tensor, others: Tensor) -> Tensor:
-    """Return the PSNR in dB (N,) of pictures (N, 3, S, S) with the nearest of the others (M, 3, S, S)."""
-    found = [psnr(others, picture.expand_as(others)).max() for picture in pictures]
-    return torch.stack(found)
 
 
 def fit(x: Tensor, codes: int, codebook_size: int, iterations: int, seed: int) -> ResidualVQ:
@@ -88,7 +82,7 @@ def main() -> None:
 
     images = open_images(arguments.data, arguments.size)
     held_out = to_float(images.batch(images.indices("val")))
-    db = nearest_db(held_out, pictures_of_training(images, 0, 0))
+    db = nearest(held_out, pictures_of_training(images, 0, 0))[0]
     kinds = {"all": torch.ones(len(db), dtype=torch.bool)} | {f"no twin at {limit} dB": db < limit for limit in TWIN_DB}
     report = {"data": images.fingerprint, "pictures": {kind: int(chosen.sum()) for kind, chosen in kinds.items()}}
     settings = {k: v for k, v in vars(arguments).items() if k not in ("out", "tokenizers", "seeds")}

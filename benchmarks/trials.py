@@ -14,6 +14,7 @@ from svq.data.imageset import to_float
 from svq.evaluation.codebook import codebook_use
 from svq.evaluation.fid import distance_to
 from svq.evaluation.order import measure_order
+from svq.evaluation.reconstruction import psnr
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerSettings
 from svq.tokenizer.task import TokenizerTask
@@ -69,6 +70,15 @@ def seconds_of(out: Path) -> float:
             total += last
         last = seconds
     return round(total + last, 1)
+
+
+def nearest(pictures: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the PSNR in dB (N,) of pictures (N, 3, S, S) with the nearest of the others (M, 3, S, S), and which it is.
+
+    All are in [-1, 1].
+    """
+    found = [psnr(others, picture.expand_as(others)).max(0) for picture in pictures]
+    return torch.stack([best.values for best in found]), torch.stack([best.indices for best in found])
 
 
 def teach_null(model: StyledTokenizer, pictures: Tensor) -> None:

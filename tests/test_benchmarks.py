@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from benchmarks import rate_distortion, residual_kmeans, trials
+from benchmarks import copies, rate_distortion, residual_kmeans, trials
 from benchmarks.rate_distortion import MODELS
-from benchmarks.trials import seconds_of, teach_null
+from benchmarks.trials import nearest, seconds_of, teach_null
+from svq.data import open_images
+from svq.data.imageset import to_float, to_uint8
+from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +109,26 @@ def test_residual_kmeans_comes_nearer_with_each_code(
 def test_a_twin_is_found() -> None:
     pictures = torch.rand(5, 3, 8, 8) * 2 - 1
     others = torch.cat([torch.rand(3, 3, 8, 8) * 2 - 1, pictures[2:3] + 0.02])
-    db = residual_kmeans.nearest_db(pictures, others)
+    db, which = nearest(pictures, others)
+    assert which[2] == 3
     assert db[2] == pytest.approx(40, abs=0.1)  # an error of 0.02 in a range of 2
     assert db[[0, 1, 3, 4]].max() < 20
+
+
+def test_copied_sentences_are_found(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    tokenizer = StyledTokenizer(TINY).eval()
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    images = open_images(str(folder), 16)
+    copied = tokenizer.decode(tokenizer.encode(to_float(images.some("train", 6))))
+    (tmp_path / "samples").mkdir()
+    for i, picture in enumerate(to_uint8(torch.cat([copied, torch.rand(2, 3, 16, 16) * 2 - 1]))):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "samples" / f"{i}.png")
+    words = ["copies", "--data", str(folder), "--samples", str(tmp_path / "samples")]
+    monkeypatch.setattr(sys, "argv", [*words, "--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path)])
+    copies.main()
+    result = json.loads((tmp_path / "copies.json").read_text())
+    assert (result["samples"]["count"], result["samples"]["40 dB or more"]) == (8, 0.75)
+    assert result["held out"]["count"] == images.count("val")
+    with Image.open(tmp_path / "copies.png") as grid:
+        assert grid.width > 16 * 64
