@@ -12,6 +12,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from decimal import Decimal
 from glob import escape
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -233,12 +234,11 @@ def _prepare_one(settings: PackSettings, number: int, label: int, entry: Entry) 
 def _limit(text: str) -> Callable[[int], int]:
     """Read ``1%`` or ``100``: how many of a number of pictures may be broken."""
     try:
-        if text.endswith("%") and 0 <= float(text[:-1]) <= 100:
-            share = float(text[:-1]) / 100
-            return lambda total: int(share * total)
+        if text.endswith("%") and 0 <= (percent := Decimal(text[:-1])) <= 100:  # exact: 29% of 100 are 29
+            return lambda total: int(percent * total / 100)
         if int(text) >= 0:
             return lambda total: int(text)
-    except ValueError:
+    except (ValueError, ArithmeticError):
         pass
     raise UserError(f"expected a share such as 1% or a number of pictures such as 100, got '{text}'")
 

@@ -153,7 +153,7 @@ class Generator(nn.Module):
             if schedule is not None and not all(math.isfinite(at_position(schedule, i)) for i in range(tokens)):
                 raise UserError(f"expected finite numbers to sample with, got {schedule}")
         guidance = schedules[-1]
-        if guidance != 1 and bool((labels < 0).all()):
+        if any(at_position(guidance, i) != 1 for i in range(tokens)) and bool((labels < 0).all()):
             raise UserError("guidance needs a class to guide to; give --class, or labels")
         if labels.shape != (n,) or (n and not (int(labels.min()) >= -1 and int(labels.max()) < classes)):
             raise UserError(f"expected {n} labels from -1 to {classes - 1}, got {labels.tolist()[:8]}")

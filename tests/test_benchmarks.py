@@ -4,18 +4,21 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import copies, rate_distortion, residual_kmeans, trials
+from benchmarks import ablations, copies, rate_distortion, residual_kmeans, trials
 from benchmarks.rate_distortion import MODELS
 from benchmarks.trials import nearest, seconds_of, teach_null
 from svq.data import open_images
 from svq.data.imageset import to_float, to_uint8
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
+from svq.tokenizer.task import TokenizerTask
+from tests.steps import draws
 
 ROOT = Path(__file__).parent.parent
 SHARED = {"__init__", "baselines", "trials"}
@@ -94,6 +97,20 @@ def test_the_time_of_a_run_is_that_of_all_its_starts(tmp_path: Path) -> None:
     assert seconds_of(tmp_path) == 13.0
 
 
+def test_what_the_ablations_take_away_is_gone() -> None:
+    with ablations.PATCHES["decoder-start"]():
+        plain = StyledTokenizer(TINY)
+    usual = StyledTokenizer(TINY)
+    assert usual.decoder.styled[0].style1.weight.abs().max() == 0 < plain.decoder.styled[0].style1.weight.std()
+    ends = [model.decoder.styled[0].attention.out.weight.std() for model in (usual, plain)]
+    assert ends[1] > 3 * ends[0]
+    assert plain.encoder.layers[0].attention.out.weight.std() < 0.8 * ends[1]  # the encoder's stays as it is
+    task = SimpleNamespace(model=SimpleNamespace(config=TINY), config=SimpleNamespace(truncated_share=1.0))
+    with ablations.PATCHES["short-prefixes"]():
+        keep = TokenizerTask._keep(task, draws(20_000))  # type: ignore[arg-type]
+    assert abs(keep.float().mean() - 18) < 0.5
+
+
 def test_residual_kmeans_comes_nearer_with_each_code(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,5 +147,6 @@ def test_copied_sentences_are_found(folder: Path, tmp_path: Path, monkeypatch: p
     result = json.loads((tmp_path / "copies.json").read_text())
     assert (result["samples"]["count"], result["samples"]["40 dB or more"]) == (8, 0.75)
     assert result["held out"]["count"] == images.count("val")
+    assert result["held out"]["40 dB or more"] < 1  # compared with training, not with themselves
     with Image.open(tmp_path / "copies.png") as grid:
         assert grid.width > 16 * 64

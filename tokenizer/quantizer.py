@@ -60,17 +60,17 @@ class PositionNorm(nn.Module):
 
     def _over_processes(self, x: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
         # torch's SyncBatchNorm is for GPUs only.
-        moments = torch.stack([x.mean(0), x.square().mean(0)])  # (2, g d)
         everyone = torch.distributed.group.WORLD
         assert everyone is not None
-        moments = all_reduce(moments, "sum", everyone) / everyone.size()
-        mean, variance = moments[0], moments[1] - moments[0].square()
+        mean = all_reduce(x.mean(0), "sum", everyone) / everyone.size()  # (g d,)
+        # Around the mean, not the mean of squares less the square of the mean: fp32 would cancel to noise.
+        variance = all_reduce((x - mean).square().mean(0), "sum", everyone) / everyone.size()
         with torch.no_grad():
-            count = len(x) * torch.distributed.get_world_size()
+            count = len(x) * everyone.size()
             unbiased = variance * count / max(count - 1, 1)
             running_mean.lerp_(mean, self.norm.momentum or 0.0)
             running_variance.lerp_(unbiased, self.norm.momentum or 0.0)
-        return (x - mean) * torch.rsqrt(variance.clamp_min(0) + self.norm.eps)
+        return (x - mean) * torch.rsqrt(variance + self.norm.eps)
 
 
 class Quantizer(nn.Module, ABC):

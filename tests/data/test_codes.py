@@ -99,3 +99,14 @@ def test_the_way_through_the_file_is_the_direct_way_bit_for_bit(
 def test_an_empty_choice_is_refused(config: TokenizerConfig, pictures: ImageSet) -> None:
     with pytest.raises(DataError, match="no such pictures"):
         tokenize(StyledTokenizer(config).eval(), pictures, np.empty(0, np.int64))
+
+
+def test_chosen_pictures_keep_what_is_known_of_them(config: TokenizerConfig, pictures: ImageSet) -> None:
+    tokenizer = StyledTokenizer(config).eval()
+    pictures = replace(pictures, captions=tuple(f"picture {i}" for i in range(len(pictures))))
+    chosen = np.random.default_rng(0).permutation(len(pictures))[:20]
+    whole, some = tokenize(tokenizer, pictures), tokenize(tokenizer, pictures, chosen)
+    np.testing.assert_array_equal(some.codes, whole.codes[chosen])
+    np.testing.assert_array_equal(some.labels, pictures.labels[chosen])
+    np.testing.assert_array_equal(some.validation, pictures.validation[chosen])
+    assert some.captions == tuple(f"picture {i}" for i in chosen)

@@ -19,7 +19,7 @@ from svq.data.folder import entries, picture_files
 from svq.data.imageset import Advance
 from svq.data.info import describe_packed
 from svq.data.packed import PackedSet
-from svq.data.packing import PackSettings, pack
+from svq.data.packing import PackSettings, _limit, pack
 from svq.data.sources import list_pictures
 from svq.data.verify import verify_packed
 from svq.errors import DataError, UserError
@@ -111,6 +111,17 @@ def test_broken_pictures_are_listed_and_too_many_stop(folder: Path, tmp_path: Pa
     assert {line["problem"] for line in skipped} == {"cannot be decoded: no JPEG, PNG or WebP"}
     with pytest.raises(UserError, match="expected a share such as 1% or a number"):
         pack(listed(root), tmp_path / "b.rec", "x", max_broken="-1")
+
+
+@pytest.mark.parametrize(("text", "of", "allowed"), [("29%", 100, 29), ("57%", 100, 57), ("0.5%", 399, 1), ("7", 9, 7)])
+def test_so_many_may_be_broken(text: str, of: int, allowed: int) -> None:
+    assert _limit(text)(of) == allowed
+
+
+@pytest.mark.parametrize("text", ["nan%", "101%", "-1%", "x%", "%", "-1", "1.5", ""])
+def test_what_is_no_share_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="expected a share such as 1% or a number"):
+        _limit(text)
 
 
 def test_where_no_picture_is_readable_there_is_no_set(tmp_path: Path) -> None:

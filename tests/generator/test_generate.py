@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from svq.data.codes import Codes
 from svq.errors import CheckpointError, DataError, UserError
 from svq.generator import Generator
 from svq.generator.config import GeneratorConfig, GeneratorShape, GeneratorTrainConfig, SamplingConfig
-from svq.generator.generate import generate, label_of
+from svq.generator.generate import generate, label_of, paint
 from svq.generator.task import GeneratorTask
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
@@ -106,6 +107,21 @@ def test_classes_by_name(generator: Generator, tokenizer: StyledTokenizer, tmp_p
         generate(generator, tokenizer, tmp_path / "s", 2, sampling=SamplingConfig(class_name="disk"))
 
 
+@pytest.mark.parametrize(
+    "options", [{"temperature": 2.0}, {"top_k": 2}, {"top_p": 0.3}, {"min_p": 0.5}, {"guidance": 3.0}], ids=str
+)
+def test_pictures_are_sampled_as_it_was_asked(
+    generator: Generator, tokenizer: StyledTokenizer, options: dict[str, Any]
+) -> None:
+    generator.net.to_logits.weight.data.mul_(30)  # opinions, so that each option changes something
+    labels = torch.ones(40, dtype=torch.int64)
+    painted = paint(generator, tokenizer, 40, 5, SamplingConfig(**options, class_name="disc"), 32)
+    codes = torch.cat([codes for codes, _ in painted])
+    assert torch.equal(codes, generator.sample(40, 5, labels=labels, **options))
+    assert not torch.equal(codes, generator.sample(40, 5, labels=labels))
+    assert not torch.equal(codes, generator.sample(40, 5, **options | {"guidance": 1.0}))
+
+
 @pytest.fixture
 def codes(tokenizer: StyledTokenizer, pictures: ImageSet) -> Codes:
     return tokenize(tokenizer, pictures)
@@ -146,6 +162,20 @@ def test_stage_two_evaluates_on_so_many_sentences(codes: Codes, tokenizer: Style
     known = codes.codes[codes.validation].astype(np.int64)
     assert len(known) > 3
     assert torch.equal(task.held_out[0], torch.from_numpy(known[[0, (len(known) - 1) // 2, -1]]))
+
+
+def test_stage_two_is_measured_by_the_mean_of_all_held_out_sentences(
+    codes: Codes, tokenizer: StyledTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("svq.generator.task.EVALUATION_BATCH", 2)
+    codes.validation[:] = np.arange(len(codes)) < 5  # batches of 2, 2 and 1
+    task = GeneratorTask(GeneratorShape(width=32, depth=1, heads=2), GeneratorTrainConfig(), codes, tokenizer)
+    model = task.model.eval()
+    torch.nn.init.normal_(model.net.to_logits.weight)  # so that sentences differ in how likely they are
+    known = torch.from_numpy(codes.codes[:5].astype(np.int64)), torch.from_numpy(codes.labels[:5])
+    with torch.no_grad():
+        assert task.evaluate(model)["validation_nats"] == pytest.approx(float(model.loss(*known)), rel=1e-5)
+    assert task.best == ("validation_nats", "min")
 
 
 def test_a_run_does_not_go_on_with_codes_that_were_searched_for_otherwise(

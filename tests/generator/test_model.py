@@ -69,6 +69,7 @@ def test_guidance_one_is_the_plain_condition_and_zero_is_none(generator: Generat
     assert torch.equal(generator.sample(4, seed=2, labels=labels, guidance=1.0), plain)
     assert torch.equal(generator.sample(4, seed=2, labels=labels, guidance=0.0), generator.sample(4, seed=2))
     assert not torch.equal(generator.sample(4, seed=2, labels=labels, guidance=5.0), plain)
+    assert torch.equal(generator.sample(4, seed=2, guidance=[1.0] * 8), generator.sample(4, seed=2))  # needs no class
 
 
 def test_guidance_moves_the_logits_as_written(generator: Generator) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.decoder import StyledDecoder
 from tests.tokenizer import reference
@@ -96,3 +97,31 @@ def test_every_condition_changes_the_picture(config: TokenizerConfig, ahead: int
         changed = latents.clone()
         changed[:, i] += 1
         assert (decoder(changed) - before).abs().max() > 1e-4, i
+
+
+def test_the_start_is_the_one_that_keeps_late_codes_alive(config: TokenizerConfig) -> None:
+    torch.manual_seed(0)
+    config = config.model_copy(update={"tokens": 36, "decoder_width": 64, "encoder_width": 64, "encoder_depth": 3})
+    model = StyledTokenizer(config)
+    decoder = model.decoder
+    for layer in decoder.styled:
+        for zero in (layer.style1, layer.style2, layer.norm1.modulation, layer.norm2.modulation):
+            assert zero.weight.abs().max() == 0
+    for part, layers, branches in (
+        (decoder, [*decoder.styled, *decoder.plain], 2 * (18 + config.plain_layers)),
+        (model.encoder, [*model.encoder.layers], 2 * 3),
+    ):
+        for layer in layers:
+            for matrix, share in (
+                (layer.attention.qkv, 1),
+                (layer.mlp.up, 1),
+                (layer.attention.out, branches),
+                (layer.mlp.down, branches),
+            ):
+                xavier = (2 / (matrix.in_features + matrix.out_features)) ** 0.5
+                assert matrix.weight.std().item() == pytest.approx(xavier * share**-0.5, rel=0.05)
+        tokens = [p for name, p in part.named_parameters() if name.rsplit(".")[-1] in ("positions", "queries", "null")]
+        assert tokens
+        assert all(p.std().item() == pytest.approx(0.02, rel=0.25) for p in tokens)
+    painted = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(decoder.output(painted), painted)

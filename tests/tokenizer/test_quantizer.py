@@ -1,5 +1,7 @@
 """Every quantizer keeps the same promises, and each its own."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -134,6 +136,20 @@ def test_position_norm_normalises_each_position_by_itself() -> None:
     for _ in range(200):
         norm(z)
     torch.testing.assert_close(norm.eval()(z), normalised, atol=1e-2, rtol=1e-2)
+
+
+def test_position_norm_of_processes_is_that_of_one(tmp_path: Path) -> None:
+    here, alone = PositionNorm(tokens=4, dim=2), PositionNorm(tokens=4, dim=2)
+    z = torch.randn(64, 4, 2) * 0.01 + 100  # where the mean of squares less the square of the mean is noise
+    expected = [alone(z) for _ in range(3)]
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        for value in expected:
+            torch.testing.assert_close(here(z), value, rtol=1e-2, atol=1e-2)
+    finally:
+        torch.distributed.destroy_process_group()
+    for name in ("norm.running_mean", "norm.running_var"):
+        torch.testing.assert_close(here.state_dict()[name], alone.state_dict()[name], rtol=1e-3, atol=1e-5)
 
 
 def test_position_norm_takes_positions_in_groups() -> None:

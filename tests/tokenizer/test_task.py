@@ -3,9 +3,12 @@
 import math
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from svq.data import ImageSet
 from svq.data.imageset import to_float
@@ -46,6 +49,60 @@ def test_the_wanted_share_of_pictures_is_jittered(config: TokenizerConfig, pictu
     changed = (seen[0] != seen[1]).flatten(1).any(1)
     assert 0.2 < changed.float().mean() < 0.8
     assert torch.equal(seen[1], seen[2])
+
+
+@pytest.mark.parametrize(("kind", "distance"), [("l2", F.mse_loss), ("l1", F.l1_loss)])
+def test_what_a_step_shows_the_model_and_what_it_asks_of_it(
+    config: TokenizerConfig, pictures: ImageSet, kind: Any, distance: Any
+) -> None:
+    train = TokenizerTrainConfig(
+        reconstruction=kind, truncated_share=0.3, continuous_share=0.4, ramp_share=0.2, kl_weight=0.5
+    )
+    task = TokenizerTask(config, train, pictures)
+    given: list[tuple[Any, ...]] = []
+    painted: list[Any] = []
+    task.model.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
+    task.model.register_forward_hook(lambda *of: painted.append(of[2]))
+    count = 4000
+    originals = pictures.batch(pictures.indices("train"))[torch.arange(count) % task.size]
+    with torch.no_grad():
+        losses = task.losses((originals,), 0.45, draws(count))
+    (images, eps, quantized, keep), result = given[0], painted[0]
+    as_they_are = (images == to_float(originals)).flatten(1).all(1)
+    assert torch.equal(images[~as_they_are], to_float(originals)[~as_they_are].flip(-1))  # half of them mirrored
+    assert abs(as_they_are.float().mean() - 0.5) < 0.05
+    assert eps.shape == (count, 8, config.latent_dim)
+    assert abs(eps.mean()) < 0.02
+    assert abs(eps.std() - 1) < 0.02
+    assert abs(quantized.float().mean() - train.quantized_share(0.45)) < 0.03
+    assert train.quantized_share(0.45) == pytest.approx(0.25)
+    assert abs((keep < 8).float().mean() - 0.3) < 0.03
+    torch.testing.assert_close(losses.parts["reconstruction"], distance(result.images, images))
+    torch.testing.assert_close(
+        losses.total,
+        losses.parts["reconstruction"] + 0.5 * losses.parts["kl"] + result.quantizer_loss,
+    )
+
+
+def test_stage_one_never_trains_on_held_out_pictures(config: TokenizerConfig, pictures: ImageSet) -> None:
+    task = TokenizerTask(config, TokenizerTrainConfig(), pictures)
+    (shown,) = task.batch(torch.arange(task.size))
+    assert torch.equal(shown, pictures.batch(np.flatnonzero(~pictures.validation)))
+    known = {picture.numpy().tobytes() for picture in to_float(pictures.batch(np.flatnonzero(pictures.validation)))}
+    assert {picture.numpy().tobytes() for picture in task.held_out} == known
+
+
+def test_a_codebook_starts_from_pictures_of_training(
+    config: TokenizerConfig, pictures: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config.model_copy(update={"quantizer": KMeansConfig(codebook_size=16)})
+    task = TokenizerTask(config, TokenizerTrainConfig(continuous_share=0), pictures)
+    known = {picture.numpy().tobytes() for picture in to_float(pictures.batch(pictures.indices("train")))}
+    seen: set[bytes] = set()
+    real = task.model.latents
+    monkeypatch.setattr(task.model, "latents", lambda x: seen.update(p.numpy().tobytes() for p in x) or real(x))
+    task.prepare(1.0)
+    assert seen == known
 
 
 @pytest.mark.parametrize("kind", [VQConfig(codebook_size=16), KMeansConfig(codebook_size=16)])

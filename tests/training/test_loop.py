@@ -218,6 +218,20 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(
     StyledTokenizer.from_pretrained(tmp_path / "best")
 
 
+def test_the_best_checkpoint_is_the_lowest_where_less_is_better(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    class Sunken(TokenizerTask):
+        best = ("error", "min")
+
+        def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
+            values = iter([3.0, 1.0, float("nan"), 2.5])
+            return {"error": next(v for i, v in enumerate(values) if i == len(list(tmp_path.glob("pictures/*"))))}
+
+    start(Sunken(config, TRAIN.model_copy(update={"evaluate_every": 24}), pictures), tmp_path)
+    assert (tmp_path / "best").resolve() == (tmp_path / "checkpoints" / f"{48:012d}").resolve()
+
+
 def test_accepted_changes_are_said_and_the_run_goes_on(
     config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from svq.training.optimizer import (
     optimizer_state,
     orthogonalise,
 )
+from svq.training.step import update
 
 
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 8, 32), (2, 32, 8)])
@@ -45,6 +46,22 @@ def test_one_step_of_muon_has_the_size_that_adamw_would_have() -> None:
     weight.grad = torch.randn(64, 64)
     Muon([weight], lr=0.1, momentum=0.95, weight_decay=0.0).step()
     assert 0.15 < weight.square().mean().sqrt() / 0.1 < 0.25  # Adam's updates have an RMS of 0.2 to 0.4
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8)])
+def test_muon_moves_as_torchs_own_does(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.zeros(shape)) for _ in range(2))
+    one = Muon([ours], lr=0.1, momentum=0.95, weight_decay=0.1)
+    other = torch.optim.Muon(
+        [theirs], lr=0.1, momentum=0.95, weight_decay=0.1, nesterov=True, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(4):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        one.step()
+        other.step()
+    assert (ours - theirs).norm() < 0.03 * theirs.norm()  # theirs is always in bf16
 
 
 def test_muon_decays_what_it_moves() -> None:
@@ -97,6 +114,20 @@ def test_the_rate_rises_then_falls_to_its_final_share() -> None:
     assert learning_rate(config, 0.1) == pytest.approx(1.0)
     assert learning_rate(config, 0.55) == pytest.approx(0.6)
     assert learning_rate(config, 1.0) == pytest.approx(0.2)
+
+
+def test_an_update_is_of_the_rate_that_it_is_given() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4))
+    optimizers = build_optimizers(model, OptimizerConfig(name="muon", learning_rate=1.0, weight_decay=0.0))
+    moved = []
+    for rate in (0.1, 0.2):
+        before = [p.detach().clone() for p in model.parameters()]
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        update(optimizers, rate)
+        moved.append([(p - old).norm().item() for p, old in zip(model.parameters(), before, strict=True)])
+        assert all(p.grad is None for p in model.parameters())
+    assert moved[1] == pytest.approx([2 * distance for distance in moved[0]], rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw"])

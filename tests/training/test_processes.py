@@ -108,6 +108,10 @@ def test_two_processes_learn_what_one_does(undisturbed: dict[str, Path]) -> None
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
     mean = "model.safetensors:norm.norm.running_mean"
     torch.testing.assert_close(two[mean], one[mean], rtol=0.05, atol=0.01)
+    variance = "model.safetensors:norm.norm.running_var"
+    torch.testing.assert_close(two[variance], one[variance], rtol=0.05, atol=0.01)
+    measured = [[r["evaluation"] for r in read_log(undisturbed[n]) if "evaluation" in r][-1] for n in ("fsq1", "fsq2")]
+    assert measured[0] == pytest.approx(measured[1], rel=0.05)
     # Where the weights have gone, and not just that they have not gone far. Muon and AdamW magnify rounding.
     name = "encoder.input.weight"
     start = build_seeded(0, lambda: StyledTokenizer(TokenizerConfig(**SHAPE))).state_dict()[name]
@@ -138,7 +142,8 @@ def test_all_processes_end_with_the_same_weights_codebooks_and_steps(undisturbed
     ("name", "stop_at", "rank"),
     [
         ("fsq2", 16, 1),  # continuous, in the middle of an epoch, the second process is told
-        ("vq2", 48, 0),  # while more and more pictures are quantized, in the second epoch
+        ("vq2", 48, 0),  # while more and more pictures are quantized
+        ("vq2", 72, 1),  # all of them are, in the second epoch
         ("vq2sharded", 48, 1),
         ("gpt2", 40, 1),
     ],

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from svq.data import open_images
+from svq.data.imageset import to_uint8
 from svq.data.packed import PackedSet, open_index
 from svq.data.packing import PackSettings, pack
 from svq.data.pictures import PackedPictures
@@ -62,10 +64,29 @@ def test_a_streamed_run_resumes_bit_for_bit_in_the_middle_of_an_epoch(
     assert not [name for name, tensor in whole.items() if not torch.equal(tensor, parts[name])]
 
 
-def test_held_out_pictures_are_those_of_the_set(config: TokenizerConfig, packed: PackedSet) -> None:
-    task = TokenizerTask(config, TRAIN, PackedPictures(packed, 16, "torch"))
-    assert len(task.held_out) == packed.count("val")
-    assert task.size == packed.count("train")
+def test_held_out_pictures_are_those_of_the_set_and_never_trained_on(
+    config: TokenizerConfig, packed: PackedSet, folder: Path
+) -> None:
+    images = open_images(str(folder), 24)  # as they are drawn, so that both ways give the same bytes
+    split = {name: {picture.tobytes() for picture in images.images[images.indices(name)]} for name in ("train", "val")}
+    task = TokenizerTask(
+        config.model_copy(update={"image_size": 24}), TRAIN.model_copy(update={"flip": False}),
+        PackedPictures(packed, 24, "torch"),
+    )  # fmt: skip
+    assert {picture.numpy().tobytes() for picture in to_uint8(task.held_out)} == split["val"]
+    assert task.size == packed.count("train") == images.count("train")
+    feed = task.feed(TRAIN, 0, 1, torch.device("cpu"))
+    seen = {picture.numpy().tobytes() for _ in range(-(-task.size // TRAIN.batch_size)) for picture in feed.next()[0]}
+    assert seen == split["train"]
+
+
+def test_random_crops_reach_the_loader(config: TokenizerConfig, packed: PackedSet) -> None:
+    first = []
+    for crop in ("centre", "random"):
+        task = TokenizerTask(config, TRAIN.model_copy(update={"crop": crop}), PackedPictures(packed, 16, "torch"))
+        first.append(task.feed(TRAIN, 0, 1, torch.device("cpu")).next()[0])
+    assert first[0].shape == first[1].shape
+    assert not torch.equal(*first)
 
 
 def test_random_crops_need_a_stream(config: TokenizerConfig, pictures: Any) -> None:
