@@ -112,7 +112,7 @@ class Generator(nn.Module):
         device, tokens = next(self.parameters()).device, self.config.tokens
         labels = torch.full((n,), -1) if labels is None else labels
         prefix = torch.empty((n, 0), dtype=torch.int64) if prefix is None else prefix
-        self._check(n, labels, prefix, temperature, top_k, top_p, min_p, guidance)
+        self._check(n, labels, prefix, guidance, temperature, top_k, top_p, min_p)
         labels, codes = labels.to(device), prefix.to(device)
         noise = image_noise(seed, first, n, tokens).to(device)  # (n, 36)
         guided = any(at_position(guidance, i) != 1 for i in range(tokens)) and bool((labels >= 0).any())
@@ -143,16 +143,15 @@ class Generator(nn.Module):
                 logits, cache = self.decode_next(both(code), cache)
         return codes.cpu()
 
-    def _check(self, n: int, labels: Tensor, prefix: Tensor, *schedules: Schedule | TopK) -> None:
+    def _check(self, n: int, labels: Tensor, prefix: Tensor, guidance: Schedule, *others: Schedule | TopK) -> None:
         classes, size, tokens = len(self.config.classes), self.config.codebook_size, self.config.tokens
         if self.training:
             raise UserError("sampling in training mode would drop units at random; call .eval() first")
-        for schedule in schedules:
+        for schedule in (guidance, *others):
             if isinstance(schedule, Sequence) and len(schedule) != tokens:
                 raise UserError(f"expected a schedule of {tokens} numbers, one for each position, got {len(schedule)}")
             if schedule is not None and not all(math.isfinite(at_position(schedule, i)) for i in range(tokens)):
                 raise UserError(f"expected finite numbers to sample with, got {schedule}")
-        guidance = schedules[-1]
         if any(at_position(guidance, i) != 1 for i in range(tokens)) and bool((labels < 0).all()):
             raise UserError("guidance needs a class to guide to; give --class, or labels")
         if labels.shape != (n,) or (n and not (int(labels.min()) >= -1 and int(labels.max()) < classes)):

@@ -53,8 +53,9 @@ def test_it_paints_held_out_emoji_as_well_as_its_card_says(name: str) -> None:
     codes = torch.cat([tokenizer.encode(part) for part in originals.split(64)])
     found = reconstruction_quality(tokenizer.decode, codes, originals).psnr
     assert found > 20
-    if images.fingerprint in card:  # another release of OpenMoji, or of what draws it, has other pictures
-        assert found == pytest.approx(float(said[1]), abs=0.02)
+    if images.fingerprint not in card:
+        pytest.skip("another release of OpenMoji, or of what draws it: other pictures than the card's")
+    assert found == pytest.approx(float(said[1]), abs=0.02)
 
 
 def test_the_command_line_knows_them_all() -> None:
