@@ -84,7 +84,7 @@ def main() -> None:
 
 def _fail(text: str, everyone: bool = False) -> NoReturn:
     """Say what is wrong and exit with code 2; of several processes the first one does, unless each has its own."""
-    if everyone or first_process():
+    if text and (everyone or first_process()):  # without a command there is help, and nothing to add to it
         line = " ".join(part.strip() for part in text.splitlines())
         typer.echo(typer.style("error: ", fg="red", bold=True) + line, err=True)
     sys.exit(2)

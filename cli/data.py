@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from svq.cli import caption, fetch, options
-from svq.cli.output import check_file, show
+from svq.cli.output import check_apart, check_file, show
 from svq.cli.source import open_packed, open_source
 
 app = typer.Typer(help="Data sets: import, info, pack, verify, caption, fetch.", no_args_is_help=True)
@@ -62,6 +62,7 @@ def info(
     from svq.evaluation.pictures import save_grid
 
     check_file(sheet, ".png")
+    check_apart(sheet, source)
     if Path(source).suffix in PACKED:
         packed = open_packed(Path(source).expanduser())
         result = describe_packed(packed)

@@ -11,7 +11,7 @@ import typer
 
 from svq.cli import options
 from svq.cli.last import last
-from svq.cli.output import check_file, check_folder, say, show, write_json
+from svq.cli.output import check_apart, check_file, check_folder, say, show, write_json
 from svq.cli.source import open_some, open_source
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from svq.tokenizer import StyledTokenizer
 
 app = typer.Typer(help="Measure: fid, recon, order, codebook.", no_args_is_help=True)
+
+SMALLEST, LARGEST = 8, 4096  # sides of pictures that are compared, in pixels
 
 FID_EXAMPLES = """
 [bold]Examples[/bold]
@@ -94,7 +96,8 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
     tokenizer = StyledTokenizer.from_pretrained(path)
     pictures, chosen = open_some(data, tokenizer.config.image_size, split, n)
     if len(chosen) < 2:
-        raise DataError(f"{data} has {len(chosen)} pictures in split '{split}'; 2 or more are needed, try --split all")
+        more = "give more pictures" if split == "all" else "try --split all"
+        raise DataError(f"{data} has {len(chosen)} pictures in split '{split}'; 2 or more are needed, {more}")
     with bar("encode", len(chosen)) as advance:
         codes = tokenize(tokenizer, pictures, chosen, refine_steps=refine, advance=advance)
     receipt = {
@@ -152,7 +155,9 @@ def fid(
     weights: options.InceptionWeights = None,
     image_size: Annotated[
         int | None,
-        typer.Option("--image-size", min=8, max=4096, help="Both sets at this size.", show_default="the samples'"),
+        typer.Option(
+            "--image-size", min=SMALLEST, max=LARGEST, help="Both sets at this size.", show_default="the samples'"
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the receipt here, too.")] = None,
     as_json: options.Json = False,
@@ -160,14 +165,17 @@ def fid(
     """Measure FID, KID and Inception score of samples against a reference."""
     from svq.data.imageset import cache_root
     from svq.data.sources import native_size
+    from svq.errors import DataError
     from svq.evaluation.fid import PictureSet, distance, inception_weights
 
-    check_file(out)
+    check_file(out, ".json")
     _check_weights(features, weights)
     if features == "inception":
         weights = inception_weights(weights)  # before anything slow
     judged = samples or str(last("samples", None))
     size = image_size or native_size(judged)
+    if not SMALLEST <= size <= LARGEST:
+        raise DataError(f"the first picture of {judged} has {size} px; give --image-size, {SMALLEST} to {LARGEST}")
     a, b = open_source(judged, size), open_source(reference, size)
     result = distance(
         PictureSet(a.images, judged, a.fingerprint),
@@ -242,6 +250,7 @@ def order(
     from svq.training.log import bar
 
     check_folder(out)
+    check_apart(out, data)
     encode = partial(_encode, tokenizer, data, split, n, refine)
     with _distance(features, weights, encode) as (encoded, images, distance):
         decode, codes = encoded.tokenizer.decode, encoded.codes
@@ -277,6 +286,7 @@ def codebook(
     from svq.evaluation.plots import plot_codebook
 
     check_folder(out)
+    check_apart(out, data)
     encoded = _encode(tokenizer, data, split, n, refine)
     size = encoded.tokenizer.quantizer.codebook_size
     use = codebook_use(encoded.codes, size, encoded.labels)

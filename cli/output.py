@@ -29,10 +29,13 @@ def show(result: Mapping[str, Any], rows: Mapping[str, str | Text], as_json: boo
         return
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
-    table.add_column()
+    table.add_column(overflow="fold")  # a path is to be read to its end
     for name, value in rows.items():
         table.add_row(escape(name), value if isinstance(value, Text) else escape(value))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 10_000  # a log has no edge to fold at
+    console.print(table)
 
 
 def say(text: str) -> None:
@@ -67,6 +70,17 @@ def check_folder(path: Path | None) -> None:
     if path.name == "" or any(p.exists() and not p.is_dir() for p in (path, *path.parents)):
         raise UserError(f"'{path}' cannot be a folder of its own; give another --out")
     _check_permission(path)
+
+
+def check_apart(path: Path | None, source: str) -> None:
+    """Refuse a place in the folder of the pictures: what is written there would be among them the next time.
+
+    Raises:
+        UserError: it is one.
+    """
+    pictures = Path(source).expanduser()
+    if path is not None and pictures.is_dir() and path.resolve().is_relative_to(pictures.resolve()):
+        raise UserError(f"'{path}' lies in '{source}', and would be among its pictures next time; give another place")
 
 
 def _check_permission(path: Path) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from svq.cli import options
 from svq.cli.last import remember
-from svq.cli.output import check_folder, show
+from svq.cli.output import check_apart, check_folder, show
 from svq.cli.source import open_source
 
 EXAMPLES = """
@@ -38,6 +38,7 @@ def quickstart(
     from svq.training.settings import resolve
 
     check_folder(out)
+    check_apart(out, data)
     first = resolve(TOKENIZERS["nano"](), options={"train.images": images, "train.seed": seed})
     second = resolve(GENERATORS["nano"](), options={"train.images": sequences, "train.seed": seed})
     pictures = open_source(data, first.model.image_size)

@@ -7,7 +7,7 @@ import typer
 
 from svq.cli import options
 from svq.cli.last import last, remember, remembered
-from svq.cli.output import check_file, check_folder, say, show
+from svq.cli.output import check_apart, check_file, check_folder, say, show
 from svq.cli.source import open_pictures, open_source, say_skipped, streams_by_itself
 
 app = typer.Typer(help="Stage one: the tokenizer.", no_args_is_help=True)
@@ -74,6 +74,7 @@ def train(
     from svq.training.settings import preset_named, resolve
 
     check_folder(out)
+    check_apart(out, data)
     named = {"train.images": images, "train.seed": seed, **batch_options(batch_size)}
     settings = resolve(preset_named(PRESETS, preset), config, assignments or [], named)
     if in_processes(nproc):
@@ -107,6 +108,7 @@ def export(
     from svq.tokenizer.export import export as write_export
     from svq.training.checkpoint import fingerprint
 
+    check_folder(out)
     if out.exists():
         raise UserError(f"{out} exists already; give another --out")
     model = write_export(last("tokenizer", tokenizer), out, half, xz)
@@ -129,13 +131,17 @@ def tokenize(
     as_json: options.Json = False,
 ) -> None:
     """Write pictures as codes: one safetensors file that stage two reads."""
+    from svq.data.codes import holds_codes
     from svq.data.sources import list_pictures
+    from svq.errors import UserError
     from svq.tokenizer import StyledTokenizer
     from svq.tokenizer.streaming import tokenize_stream
     from svq.tokenizer.tokenize import tokenize as write_codes
     from svq.training.log import bar
 
-    check_file(out)
+    check_file(out, ".safetensors")
+    if out.exists() and not holds_codes(out):
+        raise UserError(f"{out} exists and holds no codes; give another --out")
     path = last("tokenizer", tokenizer)
     model = StyledTokenizer.from_pretrained(path)
     skipped: tuple[str, ...] | list[str]

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from svq.errors import CheckpointError
+from svq.files import open_to_others
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +95,7 @@ class Codes:
         work = path.with_name(f".{path.name}.{os.getpid()}.writing")
         try:
             save_file(tensors, work, metadata)
+            open_to_others(work)
             work.rename(path)
         except SafetensorError as error:  # what a full disk is called there
             raise OSError(f"{path} cannot be written: {error}") from error
@@ -110,12 +112,23 @@ def _digest(tensors: dict[str, NDArray[Any]]) -> str:
     return digest.hexdigest()
 
 
+def holds_codes(path: Path) -> bool:
+    """Say whether a file is one of codes, of whatever version."""
+    try:
+        with safe_open(path, "np") as file:
+            return (file.metadata() or {}).get("format") == "svq codes"
+    except (OSError, SafetensorError):
+        return False
+
+
 def load_codes(path: Path) -> Codes:
     """Read a file of codes.
 
     Raises:
         CheckpointError: it is missing, damaged, or not a file of codes.
     """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; give the file that 'svq tokenize' wrote")
     try:
         with safe_open(path, "np") as file:
             metadata = file.metadata() or {}

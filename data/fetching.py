@@ -111,12 +111,13 @@ def _claim(out: Path, listed: Path, settings: FetchSettings, columns: Mapping[st
     if not listed.is_file():
         raise DataError(f"no such file: {listed}")
     mark, record = out / "fetch.json", {"list": file_sha256(listed), "size": settings.size, "columns": dict(columns)}
-    if mark.exists():
+    begun = (out / "urls.parquet").exists()  # before that the list could not be read as was said: try anew
+    if mark.exists() and begun:
         before = json.loads(mark.read_text())
         if before != record:
             changed = ", ".join(name for name in record if before.get(name) != record[name])
             raise UserError(f"{out} holds the pictures of another fetch (other {changed}); give another --out")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(out.iterdir()) and not mark.exists():
         raise UserError(f"{out} is not empty and holds no fetch; give another --out")
     else:
         out.mkdir(parents=True, exist_ok=True)

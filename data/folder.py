@@ -29,10 +29,15 @@ def picture_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         raise DataError(f"no such folder: {path}")
-    files = sorted(p for p in _walk(path) if p.suffix.lower() in SUFFIXES and p.is_file())
+    files = sorted(p for p in _walk(path) if p.suffix.lower() in SUFFIXES and _is_file(p))
     if not files:
         raise DataError(f"no picture below {path}; expected files ending in {', '.join(sorted(SUFFIXES))}")
     return files
+
+
+def _is_file(path: Path) -> bool:
+    """Say whether a path is a file, or a link to one that is gone, which is to be named as unreadable."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -45,7 +50,7 @@ def _walk(root: Path) -> Iterator[Path]:
             continue
         seen.add(real)
         # Hidden ones are none of the user's pictures: what macOS leaves beside each file, originals of a photo album.
-        below[:] = (name for name in below if not name.startswith("."))
+        below[:] = sorted(name for name in below if not name.startswith("."))  # by name: a link may come twice
         yield from (Path(folder) / name for name in names if not name.startswith("."))
 
 

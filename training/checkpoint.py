@@ -26,11 +26,13 @@ from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
 from svq.errors import CheckpointError
+from svq.files import open_to_others
 from svq.provenance import file_sha256
 from svq.training.log import console
 
 Model = TypeVar("Model", bound=nn.Module)
 CHECKPOINTS = "checkpoints"
+DIGITS = 12  # of a checkpoint's name, which is how many images it has seen
 # LZMA that expects numbers of 16 bits: of float16 weights, a seventh is saved.
 XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp": 1, "pb": 1}]
 
@@ -103,7 +105,12 @@ def newest(run: Path) -> Path | None:
 
 
 def _all(run: Path) -> list[Path]:
-    return sorted(p for p in (run / CHECKPOINTS).glob("[0-9]*") if p.is_dir())
+    return numbered(run / CHECKPOINTS)
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, sorted; a copy that a user keeps there by another name is none."""
+    return sorted(p for p in folder.glob("[0-9]" * DIGITS) if p.is_dir())
 
 
 def newest_sound(run: Path) -> Path | None:
@@ -172,6 +179,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors, which may share memory, as a safetensors file."""
     try:
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, path)
+        open_to_others(path)
     except SafetensorError as error:  # what a full disk is called there
         raise OSError(f"{path} cannot be written: {error}") from error
 

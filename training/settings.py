@@ -97,7 +97,8 @@ def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
         siblings: Any = values
         for part in where[:-1]:
             siblings = siblings.get(part, siblings)  # the name of a union's variant is no key
-        return f"unknown key '{'.'.join(where)}'{nearest(where[-1], siblings.keys() - {where[-1]})}"
+        unknown = {str(e["loc"][-1]) for e in error.errors() if e["type"] == "extra_forbidden"}
+        return f"unknown key '{'.'.join(where)}'{nearest(where[-1], siblings.keys() - unknown)}"
     message = first["msg"].removeprefix("Value error, ")
     given = f", got {first['input']!r}" if not isinstance(first["input"], dict) else ""
     return f"{'.'.join(where)}: {message}{given}" if where else f"{message}{given}"

@@ -124,7 +124,7 @@ def _publish(
         link.symlink_to(best.relative_to(out))
         os.replace(link, out / BEST)
     # Not those beyond: a run that went back behind damaged ones must keep its own, not them.
-    reached = sorted(p for p in folder.glob("[0-9]*") if p.name <= _name(position.seen))
+    reached = [p for p in checkpoint.numbered(folder) if p.name <= _name(position.seen)]
     for old in reached[: -trainer.config.keep]:
         if old != best:
             shutil.rmtree(old)
@@ -133,7 +133,7 @@ def _publish(
 
 
 def _name(seen: int) -> str:
-    return f"{seen:012d}"
+    return f"{seen:0{checkpoint.DIGITS}d}"
 
 
 def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str], None]) -> Position:

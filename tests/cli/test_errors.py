@@ -7,13 +7,15 @@ import sys
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
+from safetensors.numpy import save_file
 
 from svq.cli import app, machine
 from svq.cli.options import count
-from svq.cli.output import check_file, check_folder
+from svq.cli.output import check_file, check_folder, show
 from svq.errors import UserError, nearest
 
 MISTAKES = {
@@ -25,6 +27,13 @@ MISTAKES = {
     "tokenizer train --out /dev/null": "'/dev/null' cannot be a folder of its own",
     "tokenize --refine -1": "--refine",
     "tokenize --out .": "'.' cannot be a file",
+    "tokenize --out list.csv": "'list.csv' must end in .safetensors",
+    "eval fid --out scores.png": "'scores.png' must end in .json",
+    "quickstart --data .": "'runs/quickstart' lies in '.', and would be among its pictures next time",
+    "tokenizer train --data .": "'runs/tokenizer' lies in '.', and would be among its pictures next time",
+    "eval order --data . --out order": "'order' lies in '.', and would be among its pictures next time",
+    "data info . --sheet sheet.png": "'sheet.png' lies in '.', and would be among its pictures next time",
+    "generator train --set model.image_size=3": "unknown key 'model.image_size'; known: depth, dropout, heads, width",
     "generate --out .": "'.' cannot be a folder of its own",
     "data info --sheet sheet": "'sheet' must end in .png",
     "data pack --out x.json": "'x.json' must end in .rec",
@@ -94,6 +103,32 @@ def test_a_last_result_that_comes_with_svq_is_found_again(tmp_path: Path) -> Non
     done = svq("tokenizer", "export", "--out", "copy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "copy" / "manifest.json").exists()
+
+
+def test_no_file_but_one_of_codes_is_written_over(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    save_file({"x": np.zeros(1)}, weights)
+    before = weights.read_bytes()
+    done = svq("tokenize", "--tokenizer", "openmoji-32", "--out", "model.safetensors", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "model.safetensors exists and holds no codes; give another --out" in done.stderr
+    assert weights.read_bytes() == before
+    done = svq("paint", "--codes", ".", "--tokenizer", "openmoji-32", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert ". is a folder; give the file that 'svq tokenize' wrote" in done.stderr
+
+
+def test_a_result_is_not_cut_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/".join(["a-long-name"] * 40)
+    show({}, {"file": path}, as_json=False)
+    assert path in capsys.readouterr().out
+
+
+def test_without_a_command_there_is_help_and_no_empty_error(tmp_path: Path) -> None:
+    done = svq("eval", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Usage: svq eval" in done.stdout + done.stderr
+    assert "error:" not in done.stderr
 
 
 def test_a_place_without_permission_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from svq.errors import CheckpointError, DataError
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.tokenize import tokenize
+from svq.training.checkpoint import write_tensors
 
 
 def example(size: int = 1000) -> Codes:
@@ -42,6 +43,16 @@ def test_everything_comes_back(tmp_path: Path, size: int, kind: type) -> None:
     assert loaded.codes.dtype == kind
     for name, value in vars(codes).items():
         np.testing.assert_array_equal(getattr(loaded, name), value, err_msg=name)
+
+
+def test_others_may_read_it_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        example().save(tmp_path / "c.safetensors")
+        write_tensors(tmp_path / "t.safetensors", {"x": torch.zeros(1)})
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("c.safetensors", "t.safetensors")] == [0o640, 0o640]
 
 
 def test_a_source_whose_name_is_no_text_is_saved_too(tmp_path: Path) -> None:

@@ -185,6 +185,8 @@ def test_what_is_wrong_with_the_list_is_said_before_anything_is_fetched(tmp_path
     (tmp_path / "list.csv").write_text("a,b,c,d\n1,2,3,4\n")
     with pytest.raises(DataError, match="4 columns and no header that names one of addresses"):
         fetch(tmp_path / "list.csv", tmp_path / "out", SETTINGS)
+    with pytest.raises(DataError, match="4 columns"):  # and not that the folder holds another fetch
+        fetch(tmp_path / "list.csv", tmp_path / "out", SETTINGS, {"url": "address"})
     with pytest.raises(DataError, match="no such file"):
         fetch(tmp_path / "none.csv", tmp_path / "out2", SETTINGS)
     (tmp_path / "mine").mkdir()

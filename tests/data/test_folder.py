@@ -205,3 +205,26 @@ def test_classes_that_are_numbers_are_sorted_as_numbers(folder: Path, tmp_path: 
     (tmp_path / "more").mkdir()
     shutil.copy(folder / "box" / "09.png", tmp_path / "more")
     assert open_images(str(tmp_path), 16).classes == ("0", "10", "2", "9", "more")
+
+
+def test_a_link_to_what_is_gone_is_named(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "disc" / "00.png", tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    images = open_images(str(tmp_path), 16)
+    assert images.keys == ("a.png",)
+    assert [line.split(":")[0] for line in images.skipped] == ["b.png"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(DataError, match=r"no readable picture in .*; 1 skipped, the first: b\.png"):
+        open_images(str(tmp_path), 16)
+
+
+def test_the_class_behind_a_link_does_not_depend_on_the_disk(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    for root, order in ((tmp_path / "one", ("disc", "link")), (tmp_path / "two", ("link", "disc"))):
+        for name in order:
+            if name == "link":
+                (root / "link").symlink_to("disc")
+            else:
+                shutil.copytree(folder / "disc", root / "disc")
+    assert [open_images(str(tmp_path / name), 16).classes for name in ("one", "two")] == [("disc",), ("disc",)]

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,20 @@ def test_damaged_checkpoints_ahead_do_not_push_out_sound_ones(
     with pytest.raises(KeyboardInterrupt):
         run(config, TRAIN.model_copy(update={"keep": 1}), pictures, tmp_path)
     checkpoint.verify(tmp_path / "checkpoints" / f"{88:012d}")
+
+
+def test_a_copy_that_a_user_keeps_is_neither_removed_nor_gone_on_with(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    run(config, TRAIN.model_copy(update={"images": 48}), pictures, tmp_path)
+    newest = max((tmp_path / "checkpoints").iterdir())
+    copy = newest.with_name(f"{newest.name}-good")
+    shutil.copytree(newest, copy)
+    assert checkpoint.newest(tmp_path) == newest
+    task, engine = TokenizerTask(config, TRAIN, pictures), start_engine(TRAIN)
+    with RunLog("test", tmp_path, TRAIN.images, engine) as log:
+        train(task, TRAIN.model_copy(update={"keep": 1}), tmp_path, log, engine, accept_changes=True)
+    checkpoint.verify(copy)
 
 
 def test_a_run_with_damaged_checkpoints_alone_is_refused(
