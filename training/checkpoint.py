@@ -15,6 +15,7 @@ import json
 import lzma
 import os
 import shutil
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -208,8 +209,22 @@ def load_model(path: str | Path, build: Callable[[Any], Model]) -> Model:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"the weights in {folder} do not fit its config.json: {error}") from error
+        raise CheckpointError(f"the weights in {folder} do not fit its config.json: {misfit(error)}") from error
     return model
+
+
+def misfit(error: Exception) -> str:
+    """Return in one line what torch says of weights that do not fit: the first reasons, each not too long."""
+    reasons = [textwrap.shorten(line, 160, placeholder=" …") for line in str(error).splitlines()]
+    if len(reasons) > 1:
+        reasons = reasons[1:]  # the first only says that there are errors
+    return few(reasons)
+
+
+def few(texts: list[str], most: int = 4) -> str:
+    """Return the first of some texts in one line, and how many more there are."""
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return "; ".join([*texts[:most], *more])
 
 
 def save_model(

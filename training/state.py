@@ -156,14 +156,14 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
     changes = differences(state["identity"], identity(trainer))
     if changes and not accept_changes:
         raise CheckpointError(
-            f"{out} holds a run with other settings ({'; '.join(changes)}); give another --out, the same settings "
+            f"{out} holds a run with other settings ({checkpoint.few(changes)}); give another --out, the same settings "
             "to go on, or, to 'svq tokenizer train' and 'svq generator train', --accept-changes"
         )
     position = Position(**state["position"])
     unlearnt = [change for change in changes if not change.startswith(("train.", "processes:", "precision:"))]
     if unlearnt and position.seen >= trainer.config.images:
         raise CheckpointError(
-            f"{out} is finished, and would learn nothing of what has changed ({'; '.join(unlearnt)}); "
+            f"{out} is finished, and would learn nothing of what has changed ({checkpoint.few(unlearnt)}); "
             "give more --images, or another --out"
         )
     if changes:
@@ -175,7 +175,7 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
         _load(trainer, folder, anew)
         _restore_feed(trainer, state["feeds"], accept_changes=accept_changes, say=lambda text: say(f"{out}: {text}"))
     except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{folder} does not fit these settings: {error}") from error
+        raise CheckpointError(f"{folder} does not fit these settings: {checkpoint.misfit(error)}") from error
     return position
 
 

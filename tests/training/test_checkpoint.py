@@ -81,6 +81,17 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         load_model(tmp_path / "m", lambda _: torch.nn.Linear(3, 3))
 
 
+def test_of_many_weights_that_do_not_fit_the_first_are_named(tmp_path: Path) -> None:
+    save_model(tmp_path / "m", torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(9))), {})
+    with pytest.raises(CheckpointError) as raised:
+        load_model(tmp_path / "m", lambda _: torch.nn.Sequential(*(torch.nn.Linear(2, 3) for _ in range(9))))
+    said = str(raised.value)
+    assert "size mismatch for 0.weight" in said
+    assert "8.bias" not in said
+    assert said.endswith("; and 14 more")
+    assert "\n" not in said
+
+
 def test_a_model_comes_back_as_it_was(tmp_path: Path) -> None:
     model = torch.nn.BatchNorm1d(3)
     model(torch.randn(8, 3))

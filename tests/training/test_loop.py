@@ -259,6 +259,16 @@ def test_accepted_changes_are_said_and_the_run_goes_on(
     assert max((tmp_path / "checkpoints").iterdir()).name == f"{96:012d}"
 
 
+def test_of_many_other_settings_the_first_are_named(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    short = TRAIN.model_copy(update={"images": 48})
+    run(config, short, pictures, tmp_path)
+    changed = {"kl_weight": 1.0, "flip": not TRAIN.flip, "jitter_share": 0.7, "ema_share": 0.7, "seed": TRAIN.seed + 1}
+    with pytest.raises(CheckpointError, match=r"\(train\.ema_share: [^;]*; [^;]*; [^;]*; [^;]*; and 1 more\)"):
+        run(config, short.model_copy(update=changed), pictures, tmp_path)
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(
     config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
