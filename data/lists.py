@@ -47,9 +47,11 @@ def entries(path: Path, root: Path | None = None, columns: Mapping[str, str] | N
             the usual names do not find them.
 
     Raises:
-        DataError: the list is missing, damaged, or has no column of pictures.
+        DataError: the list is missing, damaged, or has no column of pictures, or the root is no folder.
         UserError: pyarrow is needed and not installed.
     """
+    if root is not None and not root.is_dir():
+        raise DataError(f"{root}, in which the paths of {path} are to begin, is no folder; give another --root")
     folder = str((root or path.parent).absolute())
     for number, row in enumerate(read_rows(path, "image", columns), start=1):
         yield _entry(row, number, folder)

@@ -202,6 +202,11 @@ def _write(
 def _too_many(journal: Journal, most: int, total: int, listed: Path) -> str:
     with open(listed, "rb") as file:
         first = json.loads(file.readline())
+    if journal.skipped == journal.done:
+        return (
+            f"all of the first {journal.done} pictures are broken (the first: {first['key']}: {first['problem']}); "
+            f"{listed} names them; mend them, or, if they are not where a list's paths lead, give --root"
+        )
     return (
         f"{journal.skipped} of the first {journal.done} pictures are broken, more than the {most} allowed of {total} "
         f"(the first: {first['key']}: {first['problem']}); {listed} names them; "

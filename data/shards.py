@@ -50,17 +50,20 @@ class Journal(BaseModel):
 
     @classmethod
     def open(cls, path: Path, command: dict[str, Any]) -> "Journal":
-        """Read the journal of a packing, or begin one.
+        """Read the journal of a packing, or begin one; where all pictures were broken, nothing would be gone on with.
 
         Raises:
             DataError: it belongs to another command.
         """
+        begun = cls(command=command, splits={"train": Progress(), "val": Progress()})
         if not path.exists() or command["writer"] == "mxnet":  # whose files cannot be opened again to go on
-            return cls(command=command, splits={"train": Progress(), "val": Progress()})
+            return begun
         try:
             journal = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
             raise DataError(f"{path} is damaged; delete the folder {path.parent} to begin anew") from error
+        if journal.skipped == journal.done:
+            return begun
         differences = [
             f"{name} {journal.command.get(name)}, now {value}"
             for name, value in command.items()

@@ -161,3 +161,9 @@ def test_a_list_is_packed_before_it_is_opened(tmp_path: Path) -> None:
         open_images(str(path), 16)
     with pytest.raises(DataError, match=r"no such file: .*none\.csv"):
         list(list_pictures(str(tmp_path / "none.csv")))
+
+
+def test_a_root_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "l.csv").write_text("image\na.png\n")
+    with pytest.raises(DataError, match=r"nowhere, in which the paths of .*l\.csv are to begin, is no folder"):
+        list(entries(tmp_path / "l.csv", root=tmp_path / "nowhere"))

@@ -169,6 +169,14 @@ def test_a_packing_that_was_being_moved_is_not_taken_for_another(
     assert pack(listed(folder), tmp_path / "a.rec", "x", settings).count("all") == 64
 
 
+def test_a_packing_of_broken_pictures_alone_binds_nobody(folder: Path, tmp_path: Path) -> None:
+    astray = [Entry(str(i), ("file", f"nowhere/{i}.png")) for i in range(3)]
+    with pytest.raises(DataError, match=r"all of the first 3 pictures are broken .*a\.packing.skipped\.jsonl.*--root"):
+        pack(astray, tmp_path / "a.rec", "x")
+    assert json.loads((tmp_path / "a.packing" / "skipped.jsonl").read_text().splitlines()[0])["key"]
+    assert pack(listed(folder), tmp_path / "a.rec", "y").count("all") == 64
+
+
 def test_a_packing_begun_otherwise_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("svq.data.packing.JOURNAL_EVERY", 8)
     with pytest.raises(KeyboardInterrupt):
