@@ -61,7 +61,7 @@ def main() -> None:
     # x-transformers uses torch.jit.script; the user can do nothing about that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
     debug = "--debug" in sys.argv
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    arguments = [_at_home(a) for a in sys.argv[1:] if a != "--debug"]
     try:
         code = app(arguments, prog_name="svq", standalone_mode=False)
     except typer.Abort:
@@ -80,6 +80,12 @@ def main() -> None:
         place = f"process {os.environ['RANK']}: " if "RANK" in os.environ else ""
         _fail(place + (OUT_OF_MEMORY.format(error) if _is_out_of_memory(error) else str(error)), everyone=True)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _at_home(argument: str) -> str:
+    """Let ~ stand for the home folder behind an equals sign, too, where shells leave it as it is: ``--out=~/runs``."""
+    option, equals, value = argument.partition("=")
+    return f"{option}={os.path.expanduser(value)}" if equals and option.startswith("--") else argument
 
 
 def _fail(text: str, everyone: bool = False) -> NoReturn:

@@ -160,15 +160,12 @@ def cached(
         count: how many there are, where that is known; then room for them is looked for first.
 
     Raises:
-        DataError: there is no readable picture in the source, or no room for the set.
+        DataError: there is no readable picture in the source, no room for the set, or nothing may be written there.
     """
     digest = hashlib.sha256(f"{INDEX_VERSION}|{key}|{size}".encode()).hexdigest()[:16]
     folder = cache_root() / "datasets" / f"{digest}-{size}"
     if not (folder / "index.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_remains(folder.parent)
-        _check_room(folder.parent, name, size, count)
-        work = Path(tempfile.mkdtemp(prefix=".building-", dir=folder.parent))
+        work = _begin(folder.parent, name, size, count)
         try:
             work.chmod(0o755)  # others may share the cache
             _build(name, size, items, work, advance)
@@ -176,6 +173,20 @@ def cached(
         finally:
             shutil.rmtree(work, ignore_errors=True)
     return _load(name, folder)
+
+
+def _begin(root: Path, name: str, size: int, count: int) -> Path:
+    """Make a folder to build a set of so many pictures in, if there is room."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_remains(root)
+        _check_room(root, name, size, count)
+        return Path(tempfile.mkdtemp(prefix=".building-", dir=root))
+    except OSError as error:
+        raise DataError(
+            f"prepared pictures are kept in {root}, where nothing can be written ({error.strerror}); let SVQ_CACHE "
+            "name another folder"
+        ) from error
 
 
 def _remove_remains(root: Path) -> None:

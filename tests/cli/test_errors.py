@@ -6,6 +6,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -138,6 +139,16 @@ def test_a_place_without_permission_is_refused_before_any_work(monkeypatch: pyte
         with pytest.raises(UserError, match=r"cannot be written: no permission in .*locked; give another --out"):
             check(tmp_path / "locked" / "new" / "result")
         check(tmp_path / "new" / "result")
+
+
+def test_home_is_found_behind_an_equals_sign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(sys, "argv", ["svq", "generate", "--out=~/file/samples"])
+    monkeypatch.setattr(app, "_fail", said := Mock(side_effect=SystemExit(2)))
+    with pytest.raises(SystemExit):
+        app.main()
+    assert f"'{tmp_path}/file/samples' cannot be a folder" in said.call_args[0][0]
 
 
 def test_debug_shows_where_it_happened(tmp_path: Path) -> None:

@@ -153,3 +153,10 @@ def test_a_set_that_has_no_room_is_not_begun(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(DataError, match=r"test at 4096 px takes 4687500\.0 GiB in .*; make room, let SVQ_CACHE name"):
         cached("test", "key", 4096, items(), count=10**8)
     assert list((tmp_path / "datasets").iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SVQ_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match=r"kept in .*file/datasets, where nothing can be written .*let SVQ_CACHE name"):
+        cached("test", "key", 4, items())
