@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
-from svq.errors import CheckpointError
+from svq.errors import CheckpointError, UserError
 from svq.locking import lock
 from svq.provenance import versions
 from svq.training.config import TrainConfig
@@ -41,8 +41,7 @@ def train_run(
     began = time.perf_counter()
     _check_folder(out)
     engine = start_engine(config, out)
-    with engine.local_main_process_first():  # the first one prepares the data, the others find it prepared
-        task = build()
+    task = _build_in_turn(build, engine)
     with _alone(out, engine), products_in(config.tf32):
         config = settle_micro_batch(task, config, engine, out)
         if config.trackers:
@@ -64,6 +63,26 @@ def train_run(
         **task.identity,
         "versions": versions(),
     }
+
+
+def _build_in_turn(build: Callable[[], Task], engine: Accelerator) -> Task:
+    """Build the task: the first process of a machine prepares the data, the others find it prepared.
+
+    Raises:
+        UserError: what it refuses in any of the processes, and then in all: one alone would leave the others waiting.
+    """
+    task, refusal = None, None
+    with engine.local_main_process_first():
+        try:
+            task = build()
+        except UserError as error:
+            refusal = error
+    refusals = gather_object([refusal]) if engine.num_processes > 1 else [refusal]
+    for raised in refusals:
+        if raised is not None:
+            raise raised
+    assert task is not None
+    return task
 
 
 @contextmanager

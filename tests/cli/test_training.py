@@ -52,6 +52,15 @@ def test_a_mistake_is_said_once_by_two_processes(folder: Path, tmp_path: Path) -
     assert "Traceback" not in done.stderr
 
 
+def test_what_one_process_finds_in_the_pictures_is_said_once_by_two(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no picture")
+    done = svq("tokenizer", "train", "--data", "photos", "--nproc", "2", *TINY, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("error: no readable picture in photos") == 1
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_stopped_command_exits_with_75_and_goes_on(folder: Path, tmp_path: Path, processes: int) -> None:
     arguments = ["tokenizer", "train", "--data", str(folder), "--images", "1600", "--nproc", str(processes), *TINY]
