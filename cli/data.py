@@ -28,6 +28,7 @@ INFO_EXAMPLES = """
 
 [cyan]svq data info photos/ --image-size 64 --sheet sheet.png[/cyan]
 """
+MOST_CLASSES = 20  # to list for a person
 VERIFY_EXAMPLES = """
 [bold]Examples[/bold]
 
@@ -190,4 +191,7 @@ def _show_description(result: dict[str, Any], as_json: bool) -> None:
         rows["formats"] = ", ".join(f"{name} {count}" for name, count in result["formats"].items())
         rows["shorter side"] = " / ".join(f"{side:.0f}" for side in result["shorter_side"]) + " px (least/median/most)"
     ordered = sorted(result["classes"].items(), key=lambda pair: -pair[1])
-    show(result, rows | {f"class {name}": f"{count:,}" for name, count in ordered[:20]}, as_json)
+    rows |= {f"class {name}": f"{count:,}" for name, count in ordered[:MOST_CLASSES]}
+    if len(ordered) > MOST_CLASSES:
+        rows["and"] = f"{len(ordered) - MOST_CLASSES:,} more classes; --json names all"
+    show(result, rows, as_json)

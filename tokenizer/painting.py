@@ -54,11 +54,14 @@ def paint_codes(
         The record, as in ``samples.json``.
 
     Raises:
-        UserError: `out` holds something that is not an earlier result.
+        UserError: `out` holds something that is not an earlier result, or there are not so many codes.
         CheckpointError: the codes are another tokenizer's.
     """
     if sentences.tokenizer != fingerprint(tokenizer):
         raise CheckpointError("these codes were written by another tokenizer; name theirs with --tokenizer")
+    tokens = sentences.codes.shape[1]
+    if first is not None and first > tokens:
+        raise UserError(f"the first {first} codes of each were asked for, and each has {tokens}")
     device = choose_device()
     tokenizer.to(device)
     codes = sentences.codes[:, :first]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from svq.cli.data import _show_description
 from svq.data import ImageSet
 from svq.data.entries import Entry
 from svq.data.folder import entries, picture_files
@@ -43,3 +44,13 @@ def test_a_sheet_of_unreadable_pictures_is_refused(folder: Path, tmp_path: Path)
         shard.rec.write_bytes(shard.rec.read_bytes().replace(b"\x89PNG", b"\x89XXX"))
     with pytest.raises(DataError, match="no readable picture"):
         contact_sheet(packed, 4, 8)
+
+
+def test_of_many_classes_the_largest_are_shown_and_the_others_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    classes = {f"kind {i}": i for i in range(1, 31)}
+    result = {"count": 465, "train": 400, "validation": 65, "skipped": [], "fingerprint": "0" * 64, "classes": classes}
+    _show_description(result, as_json=False)
+    shown = capsys.readouterr().out
+    assert "class kind 30" in shown
+    assert "class kind 10 " not in shown
+    assert "10 more classes" in shown

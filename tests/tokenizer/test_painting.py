@@ -52,6 +52,14 @@ def test_painted_files_are_the_tokenizers_pictures(
     assert len(open_images(str(tmp_path / "out"), 16)) == len(sentences)  # the grid is none of them
 
 
+def test_more_codes_than_there_are_cannot_be_painted(
+    tokenizer: StyledTokenizer, sentences: Codes, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"the first 100 codes .* and each has {sentences.codes.shape[1]}"):
+        paint_codes(tokenizer, sentences, tmp_path / "out", first=100)
+    assert not (tmp_path / "out").exists()
+
+
 def test_none_of_the_pictures_of_before_is_left_among_the_new(
     tokenizer: StyledTokenizer, sentences: Codes, tmp_path: Path
 ) -> None:
