@@ -40,7 +40,7 @@ def eight() -> ImageSet:
 def test_eight_pictures_are_learnt_by_heart(eight: ImageSet, tmp_path: Path) -> None:
     first = resolve(
         TOKENIZERS["nano"](),
-        assignments=["train.images=2400", "train.batch_size=8", "train.flip=false", "train.evaluate_every=2400"],
+        assignments=["train.images=1600", "train.batch_size=8", "train.flip=false", "train.evaluate_every=1600"],
     )
     stage_one = TokenizerTask(first.model, first.train, eight)
     train_run("tokenizer", lambda: stage_one, first.train, tmp_path / "tokenizer")
