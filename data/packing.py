@@ -205,7 +205,7 @@ def _too_many(journal: Journal, most: int, total: int, listed: Path) -> str:
     if journal.skipped == journal.done:
         return (
             f"all of the first {journal.done} pictures are broken (the first: {first['key']}: {first['problem']}); "
-            f"{listed} names them; mend them, or, if they are not where a list's paths lead, give --root"
+            f"{listed} names them; mend them, give a higher --max-broken, or --root, if a list's paths begin elsewhere"
         )
     return (
         f"{journal.skipped} of the first {journal.done} pictures are broken, more than the {most} allowed of {total} "

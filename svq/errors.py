@@ -39,3 +39,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"; did you mean '{match[0]}'?"
     more = f" and {len(known) - SHOWN:,} more" if len(known) > SHOWN else ""
     return f"; known: {', '.join(known[:SHOWN])}{more}"
+
+
+def few(texts: list[str], most: int = 4) -> str:
+    """Return the first of some texts in one line, and how many more there are."""
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return "; ".join([*texts[:most], *more])

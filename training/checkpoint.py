@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor, nn
 
-from svq.errors import CheckpointError
+from svq.errors import CheckpointError, few
 from svq.files import open_to_others
 from svq.provenance import file_sha256
 from svq.training.log import console
@@ -219,12 +219,6 @@ def misfit(error: Exception) -> str:
     if len(reasons) > 1:
         reasons = reasons[1:]  # the first only says that there are errors
     return few(reasons)
-
-
-def few(texts: list[str], most: int = 4) -> str:
-    """Return the first of some texts in one line, and how many more there are."""
-    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
-    return "; ".join([*texts[:most], *more])
 
 
 def save_model(

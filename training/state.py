@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from svq.errors import CheckpointError, TrainingError
+from svq.errors import CheckpointError, TrainingError, few
 from svq.provenance import versions
 from svq.training import checkpoint
 from svq.training.optimizer import load_optimizer_state, optimizer_state
@@ -156,14 +156,14 @@ def resume(trainer: Trainer, out: Path, accept_changes: bool, say: Callable[[str
     changes = differences(state["identity"], identity(trainer))
     if changes and not accept_changes:
         raise CheckpointError(
-            f"{out} holds a run with other settings ({checkpoint.few(changes)}); give another --out, the same settings "
+            f"{out} holds a run with other settings ({few(changes)}); give another --out, the same settings "
             "to go on, or, to 'svq tokenizer train' and 'svq generator train', --accept-changes"
         )
     position = Position(**state["position"])
     unlearnt = [change for change in changes if not change.startswith(("train.", "processes:", "precision:"))]
     if unlearnt and position.seen >= trainer.config.images:
         raise CheckpointError(
-            f"{out} is finished, and would learn nothing of what has changed ({checkpoint.few(unlearnt)}); "
+            f"{out} is finished, and would learn nothing of what has changed ({few(unlearnt)}); "
             "give more --images, or another --out"
         )
     if changes:

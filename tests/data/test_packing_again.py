@@ -171,7 +171,8 @@ def test_a_packing_that_was_being_moved_is_not_taken_for_another(
 
 def test_a_packing_of_broken_pictures_alone_binds_nobody(folder: Path, tmp_path: Path) -> None:
     astray = [Entry(str(i), ("file", f"nowhere/{i}.png")) for i in range(3)]
-    with pytest.raises(DataError, match=r"all of the first 3 pictures are broken .*a\.packing.skipped\.jsonl.*--root"):
+    said = r"all of the first 3 pictures are broken .*a\.packing.skipped\.jsonl.*--max-broken.*--root"
+    with pytest.raises(DataError, match=said):
         pack(astray, tmp_path / "a.rec", "x")
     assert json.loads((tmp_path / "a.packing" / "skipped.jsonl").read_text().splitlines()[0])["key"]
     assert pack(listed(folder), tmp_path / "a.rec", "y").count("all") == 64
