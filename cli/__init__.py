@@ -1,5 +1,17 @@
 """The command line: thin commands over the library, which is imported inside them so that `--help` is quick."""
 
-from svq.cli.app import main
+import os
+import signal
+import sys
 
-__all__ = ["main"]
+
+def main() -> None:
+    """Run the program `svq`. Told to end, it removes what it has half written; Ctrl-C is quiet while it loads, too."""
+    if "RANK" not in os.environ:  # one of several may be waiting for the others, where only the signal itself ends it
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        from svq.cli.app import main as program
+
+        program()
+    except KeyboardInterrupt:
+        sys.exit(130)

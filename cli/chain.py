@@ -1,13 +1,12 @@
 """What `svq quickstart` does: every stage once, measured, and a page that shows it."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from svq.cli.output import say
+from svq.cli.output import say, write_json
 from svq.data.codes import Codes
 from svq.data.imageset import ImageSet, to_float
 from svq.evaluation.codebook import codebook_use
@@ -83,7 +82,7 @@ class Chain:
             "command": self.command,
             "versions": versions(),
         }
-        (self.out / "metrics.json").write_text(json.dumps(result, indent=1))
+        write_json(self.out / "metrics.json", result)
         self._report(result)
         return result
 

@@ -1,13 +1,13 @@
 """Where the last run of each kind was: the default of the options that name a folder."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from svq.cli.output import first_process, say
 from svq.errors import RunStopped, UserError
+from svq.files import write_text
 
 MAKERS = {
     "tokenizer": "svq tokenizer train",
@@ -36,11 +36,8 @@ def remember(**paths: Path) -> None:
     if not first_process():
         return
     known = _read() | {kind: str(path) for kind, path in paths.items()}
-    work = _file().with_name(f".last.json.{os.getpid()}.writing")
     try:
-        _file().parent.mkdir(exist_ok=True)
-        work.write_text(json.dumps(known, indent=1))
-        work.rename(_file())
+        write_text(_file(), json.dumps(known, indent=1))
     except OSError as error:  # the result itself is safe
         say(f"note: {_file()} cannot be written ({error.strerror}); name this result to the commands that follow")
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from svq.errors import UserError
+from svq.files import write_text
 
 
 def first_process() -> bool:
@@ -92,5 +93,4 @@ def _check_permission(path: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a result beside what it describes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, default=str))
+    write_text(path, json.dumps(content, indent=1, default=str))

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from svq.errors import CheckpointError
-from svq.files import open_to_others
+from svq.files import new_file, open_to_others
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,16 +91,12 @@ class Codes:
             "source": os.fsencode(self.source).decode(errors="backslashreplace"),  # a path need not be text
             "refine_steps": str(self.refine_steps),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = path.with_name(f".{path.name}.{os.getpid()}.writing")
-        try:
-            save_file(tensors, work, metadata)
+        with new_file(path) as work:
+            try:
+                save_file(tensors, work, metadata)
+            except SafetensorError as error:  # what a full disk is called there
+                raise OSError(f"{path} cannot be written: {error}") from error
             open_to_others(work)
-            work.rename(path)
-        except SafetensorError as error:  # what a full disk is called there
-            raise OSError(f"{path} cannot be written: {error}") from error
-        finally:
-            work.unlink(missing_ok=True)
 
 
 def _digest(tensors: dict[str, NDArray[Any]]) -> str:

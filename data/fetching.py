@@ -27,6 +27,7 @@ from svq.data.encoding import MAX_PIXELS
 from svq.data.imageset import Advance, nothing
 from svq.data.lists import read_rows
 from svq.errors import DataError, UserError
+from svq.files import new_file
 from svq.provenance import file_sha256
 
 FOLDER = 10_000  # pictures of one folder; so the name of a picture, its folder and its place there, is its number
@@ -129,9 +130,13 @@ def _write_urls(listed: Path, out: Path, columns: Mapping[str, str] | None) -> N
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    schema, work = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in ROW.items()]), out / ".urls.writing"
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in ROW.items()])
     held: list[dict[str, Any]] = []
-    with ParquetWriter(work, schema) as file, open(out / "unusable.jsonl", "w") as unusable:
+    with (
+        new_file(out / "urls.parquet") as work,
+        ParquetWriter(work, schema) as file,
+        open(out / "unusable.jsonl", "w") as unusable,
+    ):
         for number, row in enumerate(read_rows(listed, "url", columns), start=1):
             if isinstance(row, str) or not row["url"]:
                 problem = row if isinstance(row, str) else "the row names no address"
@@ -142,7 +147,6 @@ def _write_urls(listed: Path, out: Path, columns: Mapping[str, str] | None) -> N
                 file.write_table(pa.Table.from_pylist(held, schema))
                 held = []
         file.write_table(pa.Table.from_pylist(held, schema))
-    work.rename(out / "urls.parquet")
 
 
 def _run(program: str, out: Path, settings: FetchSettings, advance: Advance) -> None:
@@ -212,7 +216,12 @@ def _report(out: Path, done: set[Path], advance: Advance) -> int:
 def _account(out: Path) -> Fetched:
     """Write down for each row of the list what became of it."""
     pictures, reasons = 0, Counter[str]()
-    with open(out / ".list.writing", "w") as came, open(out / ".failed.writing", "w") as failed:
+    with (
+        new_file(out / "list.jsonl") as came_at,
+        new_file(out / "failed.jsonl") as failed_at,
+        open(came_at, "w") as came,
+        open(failed_at, "w") as failed,
+    ):
         for row in _outcomes(out):
             if "reason" in row:
                 reasons[row["reason"]] += 1
@@ -220,8 +229,6 @@ def _account(out: Path) -> Fetched:
             else:
                 pictures += 1
                 came.write(json.dumps(row) + "\n")
-    (out / ".failed.writing").rename(out / "failed.jsonl")
-    (out / ".list.writing").rename(out / "list.jsonl")
     return Fetched(pictures + reasons.total(), pictures, dict(reasons.most_common()))
 
 

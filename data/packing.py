@@ -28,8 +28,9 @@ from svq.data.listing import Listing
 from svq.data.packed import Index, PackedSet, ShardEntry, open_index, read_index
 from svq.data.parallel import in_order
 from svq.data.recordio import ImageRecord, pack_image
-from svq.data.shards import Journal, SplitWriter, Writer, open_at, write_whole
+from svq.data.shards import Journal, SplitWriter, Writer, open_at
 from svq.errors import DataError, UserError
+from svq.files import write_text
 from svq.locking import lock
 
 CHUNK = 16  # pictures that a worker gets at a time
@@ -129,7 +130,7 @@ def pack(
                 splits = _write(listing, work, out.stem, settings, journal, workers, most_broken(len(listing)), advance)
             made = {"source": source, "settings": command, "layout": settings.layout, "classes": listing.classes}
             index = Index(**made, skipped=journal.skipped, splits=splits)
-            write_whole(ready, index.model_dump_json(indent=1))
+            write_text(ready, index.model_dump_json(indent=1))
         index = read_index(ready)
         if index.settings != command:  # the journal has told, but where mxnet writes
             raise DataError(

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from svq.data.packed import FileEntry, ShardEntry
 from svq.data.recordio import write_record
 from svq.errors import DataError
+from svq.files import write_text
 from svq.provenance import file_sha256
 
 Writer = Literal["svq", "mxnet"]
@@ -78,17 +79,7 @@ class Journal(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the journal, whole or not at all."""
-        write_whole(path, self.model_dump_json())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all, and onto the disk before it can be seen."""
-    work = path.with_name(f".{path.name}.writing")
-    with open(work, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    work.rename(path)
+        write_text(path, self.model_dump_json())
 
 
 class SplitWriter:

@@ -76,7 +76,10 @@ def open_images(source: str, size: int, advance: Advance = nothing) -> ImageSet:
 
         return open_folder(_pictures_in(path), size, advance)
     if path.suffix in LISTS and path.is_file():
-        raise DataError(f"a list of pictures is packed first: svq data pack {source} --out NAME.rec")
+        raise DataError(
+            f"a list of pictures is packed first: svq data pack {source} --out NAME.rec (or, to tokenize it, streamed: "
+            "give --stream)"
+        )
     raise DataError(f"no data source '{source}'; expected {SOURCE_HELP}")
 
 

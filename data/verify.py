@@ -27,6 +27,7 @@ from svq.data.labels import WIDTHS
 from svq.data.packed import FileEntry, PackedSet, Shard
 from svq.data.recordio import read_offsets, read_records, unpack_image
 from svq.errors import DataError
+from svq.files import write_text
 from svq.provenance import file_sha256
 
 MOST_PROBLEMS = 1000
@@ -65,10 +66,7 @@ def ensure_verified(packed: PackedSet, advance: Advance = nothing) -> PackedSet:
         if problem:
             raise DataError(f"{problem}; 'svq data verify {packed.path}' says more")
         if state and max(changed for _, _, changed, _ in state) < time.time_ns() - SETTLED_NS:
-            receipt.parent.mkdir(parents=True, exist_ok=True)
-            work = receipt.with_name(f".{receipt.name}.{os.getpid()}.writing")
-            work.write_text(json.dumps(state))
-            work.rename(receipt)
+            write_text(receipt, json.dumps(state))
     return packed
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from svq.evaluation.reconstruction import Decode
+from svq.files import new_file
 
 PADDING = 2
 PREFIXES = (1, 4, 12)  # numbers of codes that show a picture growing, before all of them
@@ -25,8 +26,8 @@ def _to_pil(images: Tensor, columns: int) -> Image.Image:
 
 def save_grid(path: Path, images: Tensor, columns: int = 8) -> None:
     """Write pictures (N, 3, S, S) in [-1, 1] as one grid."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _to_pil(images, columns).save(path)
+    with new_file(path) as work:
+        _to_pil(images, columns).save(work)
 
 
 def prefix_name(k: int) -> str:
@@ -45,7 +46,6 @@ def save_prefixes(
 
 def save_rows(path: Path, rows: Mapping[str, Tensor]) -> None:
     """Write one row of pictures (N, 3, S, S) in [-1, 1] for each name, with the names to the left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     strips = [_to_pil(images, len(images)) for images in rows.values()]
     font = ImageFont.load_default(size=14)
     margin = 8 + max(int(font.getlength(name)) for name in rows) + 8
@@ -55,4 +55,5 @@ def save_rows(path: Path, rows: Mapping[str, Tensor]) -> None:
         page.paste(strip, (margin, top))
         draw.text((8, top + strip.height / 2), name, fill="black", font=font, anchor="lm")
         top += strip.height
-    page.save(path)
+    with new_file(path) as work:
+        page.save(work)

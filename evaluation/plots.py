@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from svq.evaluation.codebook import CodebookUse
 from svq.evaluation.order import Order
+from svq.files import new_file
 
 
 def plot_order(path: Path, order: Order) -> None:
@@ -40,5 +41,5 @@ def plot_codebook(path: Path, use: CodebookUse, codebook_size: int) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with new_file(path) as work:
+        figure.savefig(work, dpi=110)

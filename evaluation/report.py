@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from jinja2 import Environment
 
+from svq.files import write_text
+
 
 class Section(NamedTuple):
     """A picture with a title and a text; `image` is a path relative to the page."""
@@ -29,14 +31,12 @@ def write_report(
     """Write a page of HTML that needs nothing but the pictures beside it."""
     template = (files("svq.evaluation") / "report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True).from_string(template)
-    path.write_text(
-        page.render(
-            title=title,
-            subtitle=subtitle,
-            numbers=numbers,
-            sections=sections,
-            command=command,
-            provenance=provenance,
-        ),
-        encoding="utf-8",
+    text = page.render(
+        title=title,
+        subtitle=subtitle,
+        numbers=numbers,
+        sections=sections,
+        command=command,
+        provenance=provenance,
     )
+    write_text(path, text)

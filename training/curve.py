@@ -4,6 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from svq.files import new_file
 from svq.training.log import read_log
 
 
@@ -22,4 +23,5 @@ def draw_curve(out: Path, title: str) -> None:
     right.set(title="held-out examples", xlabel="images")
     if evaluations:
         right.legend(fontsize="small")
-    figure.savefig(out / "curve.png", dpi=110)
+    with new_file(out / "curve.png") as work:
+        figure.savefig(work, dpi=110)

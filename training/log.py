@@ -23,6 +23,7 @@ from rich.progress import (
 from torch import Tensor
 
 from svq.errors import TrainingError
+from svq.files import write_text
 
 console = Console(stderr=True)
 LINE_EVERY_S = 20.0  # between two plain lines where there is no terminal
@@ -71,9 +72,7 @@ class RunLog:
             return
         kept = [record for record in read_log(self.out) if record["images"] <= seen]
         self._file.close()
-        work = self.out / ".log.jsonl.writing"
-        work.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        work.rename(self.out / "log.jsonl")
+        write_text(self.out / "log.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
         self._file = self._open()
 
     def _open(self) -> TextIO:

@@ -23,7 +23,8 @@ def resolve(
 
     Args:
         preset: where to begin.
-        file: a YAML file with the same structure as the configuration, any part of it.
+        file: a YAML file with the same structure as the configuration, any part of it; ``train.seed: 1`` is a
+            short way to write one key.
         assignments: texts like ``train.optimizer.learning_rate=1e-3``; the value is read as YAML.
         options: values by dotted key; None means not given.
 
@@ -56,7 +57,10 @@ def _read(file: Path) -> dict[str, Any]:
         raise ConfigError(f"--config {file} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"--config {file}: expected keys and values, got {type(content).__name__}")
-    return content
+    read: dict[str, Any] = {}
+    for key, value in content.items():
+        _merge(read, _nest(str(key), value))
+    return read
 
 
 def _parse(text: str, key: str) -> Any:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, requires
@@ -214,3 +215,48 @@ def test_the_doctor_looks_for_all_that_svq_needs() -> None:
     needs = [need for need in requires("svq") or () if "extra ==" not in need]
     modules = {re.split(r"[^\w-]", need)[0].replace("-", "_").replace("pyyaml", "yaml") for need in needs}
     assert modules - {"typer", "rich", "numpy", "pillow"} <= set(machine.REQUIRED)  # these the doctor cannot do without
+
+
+HALF_WRITTEN = """
+import time
+from pathlib import Path
+from svq.cli import app, main
+from svq.files import new_file
+
+def half():
+    with new_file(Path("result.json")) as work:
+        work.write_text("half")
+        print("begun", flush=True)
+        time.sleep(60)
+
+app.main = half
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "rank", "code", "left"),
+    [(signal.SIGTERM, None, 143, 0), (signal.SIGINT, None, 130, 0), (signal.SIGTERM, "0", -signal.SIGTERM, 1)],
+)
+def test_a_command_that_is_told_to_end_leaves_nothing_half_written(
+    number: int, rank: str | None, code: int, left: int, tmp_path: Path
+) -> None:
+    env = {**os.environ, **({"RANK": rank} if rank else {})}
+    command = [sys.executable, "-c", HALF_WRITTEN]
+    running = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"begun\n"
+    running.send_signal(number)
+    assert running.communicate(timeout=60) == (b"", b"")
+    assert running.returncode == code
+    assert len(list(tmp_path.iterdir())) == left
+
+
+def test_ctrl_c_while_a_command_loads_is_quiet(tmp_path: Path) -> None:
+    # Sent by the first module that the program imports, once the program has begun.
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "svq"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")

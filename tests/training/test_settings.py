@@ -19,6 +19,14 @@ def test_the_later_word_counts(tmp_path: Path) -> None:
     assert settings.model == nano().model
 
 
+def test_a_file_may_name_keys_as_the_command_line_does(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model.quantizer.codebook_size: 64\ntrain:\n  seed: 1\nmodel.quantizer.kind: vq\ntrain.images: 3\n")
+    settings = resolve(nano(), file)
+    assert settings.model.quantizer == VQConfig(codebook_size=64)
+    assert (settings.train.seed, settings.train.images) == (1, 3)
+
+
 def test_numbers_without_a_point_are_numbers() -> None:
     assert resolve(nano(), assignments=["train.optimizer.learning_rate=1e-3"]).train.optimizer.learning_rate == 1e-3
 
