@@ -28,10 +28,11 @@ from svq.training.settings import resolve
 
 SAMPLES, BATCH = 1024, 64
 KINDS = ("fsq", "vq", "simvq", "lfq", "kmeans")
-STARTS: dict[str, dict[str, float]] = {
-    "continuous": {},  # as the preset has it: quantized from 30 to 40 % of the run on
-    "at-once": {"train.continuous_share": 0.0, "train.ramp_share": 0.0},
-    "after": {"train.continuous_share": 1.0, "train.ramp_share": 0.0},  # codes for a finished VAE
+STARTS: dict[str, tuple[str, ...]] = {
+    "continuous": ("train.continuous_share=0.3",),  # quantized from 30 to 40 % of the run on
+    "late": ("train.continuous_share=0.8",),  # codes for a VAE that is nearly finished
+    "after": ("train.continuous_share=1", "train.ramp_share=0"),  # for one that is
+    "at-once": ("train.continuous_share=0", "train.ramp_share=0"),
 }
 
 
@@ -77,9 +78,8 @@ def main() -> None:
                     "train.evaluate_every": arguments.images,
                     "train.evaluation_images": 512,
                     "train.seed": seed,
-                    **STARTS[start],
                 }
-                assignments = [f"model.quantizer.kind={kind}", *arguments.assignments]
+                assignments = [f"model.quantizer.kind={kind}", *STARTS[start], *arguments.assignments]
                 settings = resolve(TOKENIZERS["nano"](), assignments=assignments, options=options)
                 made = trial(settings, arguments.data, out / "tokenizer", arguments.refine)
                 generated = generator_on(made, seed, arguments.sequences, out / refined("generator", arguments.refine))

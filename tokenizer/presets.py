@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from svq.tokenizer.config import TokenizerConfig, TokenizerSettings, TokenizerTrainConfig
+from svq.tokenizer.config import KMeansConfig, TokenizerConfig, TokenizerSettings, TokenizerTrainConfig
 from svq.training.config import OptimizerConfig
 
 
@@ -20,9 +20,11 @@ def nano() -> TokenizerSettings:
         decoder_heads=3,
         plain_layers=1,
         mlp_ratio=2.0,
+        quantizer=KMeansConfig(),
     )
     train = TokenizerTrainConfig(
         images=60_000,
+        continuous_share=0.8,  # k-means on a nearly finished VAE, and a fifth of the run to get used to its codes
         batch_size=32,  # a short run has few steps: half the batch is worth 0.3 dB
         evaluation_images=256,
         optimizer=OptimizerConfig(name="muon", learning_rate=3e-3),

@@ -96,13 +96,17 @@ def _merge(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
 def _explain(error: ValidationError, values: Mapping[str, Any]) -> str:
     """Say in one line what is wrong first."""
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"]]
+    here: Any = values
+    above, where = here, []
+    for part in first["loc"]:
+        if isinstance(here, Mapping):
+            if part not in here:
+                continue  # the name of a union's variant is no key
+            above, here = here, here[part]
+        where.append(str(part))
     if first["type"] == "extra_forbidden":
-        siblings: Any = values
-        for part in where[:-1]:
-            siblings = siblings.get(part, siblings)  # the name of a union's variant is no key
         unknown = {str(e["loc"][-1]) for e in error.errors() if e["type"] == "extra_forbidden"}
-        return f"unknown key '{'.'.join(where)}'{nearest(where[-1], siblings.keys() - unknown)}"
+        return f"unknown key '{'.'.join(where)}'{nearest(where[-1], above.keys() - unknown)}"
     message = first["msg"].removeprefix("Value error, ")
     given = f", got {first['input']!r}" if not isinstance(first["input"], dict) else ""
     return f"{'.'.join(where)}: {message}{given}" if where else f"{message}{given}"

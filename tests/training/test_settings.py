@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from svq.errors import ConfigError
-from svq.tokenizer.config import FSQConfig, TokenizerSettings, VQConfig
+from svq.tokenizer.config import FSQConfig, KMeansConfig, TokenizerSettings, VQConfig
 from svq.tokenizer.presets import PRESETS, nano
 from svq.training.device import start_engine
 from svq.training.settings import preset_named, resolve
@@ -32,9 +32,10 @@ def test_numbers_without_a_point_are_numbers() -> None:
 
 
 def test_another_quantizer_begins_with_its_own_defaults() -> None:
-    assert isinstance(nano().model.quantizer, FSQConfig)
+    assert isinstance(nano().model.quantizer, KMeansConfig)
     settings = resolve(nano(), assignments=["model.quantizer.kind=vq", "model.quantizer.codebook_size=64"])
     assert settings.model.quantizer == VQConfig(codebook_size=64)
+    assert resolve(nano(), assignments=["model.quantizer.kind=fsq"]).model.quantizer == FSQConfig()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,11 @@ def test_another_quantizer_begins_with_its_own_defaults() -> None:
         ("train.seed=20251124172600", "train.seed: "),
         ("train.seed=2020-13-45", "train.seed=2020-13-45: not a value"),
         ("train.shard=true", "Muon works on whole matrices; with shard, set optimizer.name=adamw"),
-        ("model.quantizer.levels=[8, 2]", "greater than or equal to 3, got 2"),
+        (
+            "model.quantizer={kind: fsq, levels: [8, 2]}",
+            "model.quantizer.levels.1: .* greater than or equal to 3, got 2",
+        ),
+        ("model.quantizer.levels=[8, 5]", "unknown key 'model.quantizer.levels'; known: codebook_size, dim"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(assignment: str, message: str) -> None:
