@@ -37,7 +37,7 @@ TOKENIZE_EXAMPLES = """
 
 [cyan]svq tokenize --tokenizer runs/photos --data pictures.rec --stream --out codes.safetensors[/cyan]
 
-[cyan]svq tokenize --refine 20[/cyan] — half a dB better, and much slower
+[cyan]svq tokenize --refine 20[/cyan] — with FSQ half a dB better, and much slower
 """
 
 PAINT_EXAMPLES = """
