@@ -53,7 +53,7 @@ def test_eight_pictures_are_learnt_by_heart(eight: ImageSet, tmp_path: Path) -> 
 
     second = resolve(
         GENERATORS["nano"](),
-        assignments=["train.images=1600", "train.batch_size=8", "train.evaluate_every=1600"],
+        assignments=["train.images=3200", "train.batch_size=8", "train.evaluate_every=3200"],
     )
     task = GeneratorTask(second.model, second.train, tokenize(tokenizer, eight), tokenizer)
     train_run("generator", lambda: task, second.train, tmp_path / "generator")

@@ -224,7 +224,9 @@ def test_the_doctor_looks_for_all_that_svq_needs() -> None:
     assert modules - {"typer", "rich", "numpy", "pillow"} <= set(machine.REQUIRED)  # these the doctor cannot do without
 
 
+# A shell has its background jobs ignore Ctrl-C, and these tests with them: a terminal's commands do not.
 HALF_WRITTEN = """
+import signal
 import time
 from pathlib import Path
 from svq.cli import app, main
@@ -237,6 +239,7 @@ def half():
         time.sleep(60)
 
 app.main = half
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
 
@@ -261,7 +264,8 @@ def test_a_command_that_is_told_to_end_leaves_nothing_half_written(
 
 def test_ctrl_c_while_a_command_loads_is_quiet(tmp_path: Path) -> None:
     # Sent by the first module that the program imports, once the program has begun.
-    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    interrupt = "signal.signal(signal.SIGINT, signal.default_int_handler); signal.raise_signal(signal.SIGINT)"
+    (tmp_path / "typer.py").write_text(f"import signal; {interrupt}\n")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-m", "svq"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
