@@ -13,7 +13,26 @@ from svq.tokenizer.encoder import Posterior
 from svq.tokenizer.layers import PlainLayer, initialise
 
 
-class PlainDecoder(nn.Module):
+class AtOnce(nn.Module):
+    """A decoder that all codes enter at once: what is painted on with some of them is those themselves.
+
+    It paints group by group, as a search for better codes asks a `StyledDecoder` to, by painting anew.
+    """
+
+    latent_dim: int
+    null: nn.Parameter
+
+    def blank(self, batch: int) -> Tensor:
+        return self.null.new_zeros(batch, 0, self.latent_dim)
+
+    def style(self, x: Tensor, latents: Tensor, first: int) -> Tensor:
+        return torch.cat([x, latents], dim=1)
+
+    def complete(self, x: Tensor, latents: Tensor, first: int) -> Tensor:
+        return self(torch.cat([x, latents], dim=1))
+
+
+class PlainDecoder(AtOnce):
     """The arrangement of TiTok (Yu et al. 2024, arXiv:2406.07550): the codes are ordinary tokens of the input.
 
     As many layers as the styled decoder has, of the same width.
@@ -23,7 +42,7 @@ class PlainDecoder(nn.Module):
         super().__init__()
         width = config.decoder_width
         self.patch_size, self.side = config.patch_size, config.image_size // config.patch_size
-        self.patches = config.patches
+        self.patches, self.latent_dim = config.patches, config.latent_dim
         self.condition = nn.Linear(config.latent_dim, width)
         self.null = nn.Parameter(torch.empty(1, config.tokens, width))
         self.placeholders = nn.Parameter(torch.empty(1, config.tokens, width))  # position embeddings of the codes
@@ -95,12 +114,12 @@ class RasterEncoder(nn.Module):
         return Posterior(mean, std.clamp(-30, 20))
 
 
-class RasterDecoder(nn.Module):
+class RasterDecoder(AtOnce):
     """The grid of latents -> 12 x 12 -> 24 -> 48 -> picture."""
 
     def __init__(self, config: TokenizerConfig, width: int) -> None:
         super().__init__()
-        self.size = config.image_size
+        self.size, self.latent_dim = config.image_size, config.latent_dim
         self.condition = nn.Linear(config.latent_dim, width)
         self.null = nn.Parameter(0.02 * torch.randn(1, config.tokens, width))
         self.layers = nn.Sequential(

@@ -25,7 +25,7 @@ PICTURES, BATCH = 286, 64
 
 
 @torch.no_grad()
-def gaps(model: StyledTokenizer, images: torch.Tensor, refine_steps: int) -> dict[str, float]:
+def gaps(model: StyledTokenizer, images: torch.Tensor, refine: int) -> dict[str, float]:
     """Return mean PSNR in dB of pictures (N, 3, S, S), painted from all codes in several ways."""
     numbers = torch.rand(len(images), NUMBERS, generator=torch.Generator().manual_seed(0))
     sums = dict.fromkeys(("plain", "jittered", "continuous", "refined"), 0.0)
@@ -36,7 +36,7 @@ def gaps(model: StyledTokenizer, images: torch.Tensor, refine_steps: int) -> dic
             "plain": (model.decode(model.encode(x)), x),
             "jittered": (model.decode(model.encode(moved)), moved),
             "continuous": (model.decoder(continuous).clamp(-1, 1), x),
-            "refined": (model.decode(model.encode(x, refine_steps)), x),
+            "refined": (model.decode(model.encode(x, refine)), x),
         }
         for name, (y, original) in painted.items():
             sums[name] += float(psnr(y, original).sum())
@@ -45,7 +45,7 @@ def gaps(model: StyledTokenizer, images: torch.Tensor, refine_steps: int) -> dic
 
 def main() -> None:
     words = parser(__doc__, out="runs/rate_distortion")
-    add_refine(words, steps=20)
+    add_refine(words, default=4)
     words.add_argument("--models", nargs="+", choices=MODELS, default=["styled", "titok"])
     arguments = words.parse_args()
 

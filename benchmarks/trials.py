@@ -53,13 +53,13 @@ def add_set(words: argparse.ArgumentParser) -> None:
     words.add_argument("--set", dest="assignments", metavar="KEY=VALUE", action="append", default=[])
 
 
-def add_refine(words: argparse.ArgumentParser, steps: int = 0) -> None:
-    words.add_argument("--refine", type=int, default=steps, help="search so many steps for better codes")
+def add_refine(words: argparse.ArgumentParser, default: int = 0) -> None:
+    words.add_argument("--refine", type=int, default=default, help="compare each code with so many others")
 
 
-def refined(name: str, steps: int) -> str:
+def refined(name: str, refine: int) -> str:
     """Return the name of a result from codes that were searched for, or not, of one and the same model."""
-    return f"{name}-refine-{steps}" if steps else name
+    return f"{name}-refine-{refine}" if refine else name
 
 
 def seconds_of(out: Path) -> float:
@@ -108,7 +108,7 @@ def teach_null(model: StyledTokenizer, pictures: Tensor) -> None:
         optimizer.step()
 
 
-def trial(settings: TokenizerSettings, data: str, out: Path, refine_steps: int = 0) -> Trial:
+def trial(settings: TokenizerSettings, data: str, out: Path, refine: int = 0) -> Trial:
     """Train a tokenizer into the folder `out`, or find it trained there, and measure order and codebook.
 
     The order is that of held-out pictures, the use of the codebook that of all.
@@ -120,15 +120,15 @@ def trial(settings: TokenizerSettings, data: str, out: Path, refine_steps: int =
     if not settings.train.truncated_share:
         teach_null(tokenizer, to_float(images.batch(images.indices("train"))))
     with torch.no_grad():
-        held_out = torch.cat([tokenizer.encode(part, refine_steps) for part in task.held_out.split(128)])
+        held_out = torch.cat([tokenizer.encode(part, refine) for part in task.held_out.split(128)])
     with distance_to(task.held_out, "random-conv") as distance:
         order = measure_order(tokenizer.decode, held_out, task.held_out, distance)
-    codes = tokenize(tokenizer, images, refine_steps=refine_steps)
+    codes = tokenize(tokenizer, images, refine=refine)
     use = codebook_use(codes.rows(), codes.codebook_size)
     measured = {
         "settings": settings.model_dump(mode="json"),
         "data": images.fingerprint,
-        "refine": refine_steps,
+        "refine": refine,
         "seconds": seconds_of(out),
         "device": tokenizer.device.type,
         "precision": run["precision"],

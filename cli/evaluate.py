@@ -99,7 +99,7 @@ def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], 
         more = "give more pictures" if split == "all" else "try --split all"
         raise DataError(f"{data} has {len(chosen)} pictures in split '{split}'; 2 or more are needed, {more}")
     with bar("encode", len(chosen)) as advance:
-        codes = tokenize(tokenizer, pictures, chosen, refine_steps=refine, advance=advance)
+        codes = tokenize(tokenizer, pictures, chosen, refine=refine, advance=advance)
     receipt = {
         "tokenizer": {"path": path, "fingerprint": codes.tokenizer},
         "data": {"source": data, "fingerprint": codes.data, "split": split, "count": len(chosen)},

@@ -83,7 +83,10 @@ TokenizerRun = Annotated[
 RefineSteps = Annotated[
     int,
     typer.Option(
-        "--refine", min=0, metavar="STEPS", help="Search so many steps for better codes than the encoder's, such as 20."
+        "--refine",
+        min=0,
+        metavar="N",
+        help="Compare each code with N others, such as 4, by what they paint; better, and slow.",
     ),
 ]
 GeneratorRun = Annotated[

@@ -37,7 +37,7 @@ TOKENIZE_EXAMPLES = """
 
 [cyan]svq tokenize --tokenizer runs/photos --data pictures.rec --stream --out codes.safetensors[/cyan]
 
-[cyan]svq tokenize --refine 20[/cyan] — with FSQ half a dB better, and much slower
+[cyan]svq tokenize --refine 4[/cyan] — better codes by a search, much slower
 """
 
 PAINT_EXAMPLES = """
@@ -148,13 +148,13 @@ def tokenize(
     if stream or streams_by_itself(data, model.config.image_size):
         entries = list_pictures(data, model.config.image_size)
         with bar("tokenize", None) as advance:
-            codes, skipped = tokenize_stream(model, entries, data, split, refine_steps=refine, advance=advance)
+            codes, skipped = tokenize_stream(model, entries, data, split, refine=refine, advance=advance)
         say_skipped(skipped, named_by="svq tokenize --stream --json")  # of a list, 'data info' knows nothing
     else:
         pictures = open_source(data, model.config.image_size)
         chosen, skipped = pictures.indices(split), pictures.skipped
         with bar("tokenize", len(chosen)) as advance:
-            codes = write_codes(model, pictures, chosen, refine_steps=refine, advance=advance)
+            codes = write_codes(model, pictures, chosen, refine=refine, advance=advance)
     codes.save(out)
     remember(codes=out, tokenizer=path)
     result = {

@@ -43,7 +43,7 @@ class Codes:
         tokenizer: fingerprint of the tokenizer.
         data: fingerprint of the data set.
         source: the data set as the user named it.
-        refine_steps: how long each sentence was searched for; 0: as the encoder wrote it.
+        refine: how many others each code was compared with; 0: as the encoder wrote it.
     """
 
     codes: NDArray[np.integer]
@@ -55,7 +55,7 @@ class Codes:
     tokenizer: str
     data: str
     source: str
-    refine_steps: int = 0
+    refine: int = 0
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -89,7 +89,7 @@ class Codes:
             "tokenizer": self.tokenizer,
             "data": self.data,
             "source": os.fsencode(self.source).decode(errors="backslashreplace"),  # a path need not be text
-            "refine_steps": str(self.refine_steps),
+            "refine": str(self.refine),
         }
         with new_file(path) as work:
             try:
@@ -151,5 +151,5 @@ def load_codes(path: Path) -> Codes:
         tokenizer=metadata["tokenizer"],
         data=metadata["data"],
         source=metadata["source"],
-        refine_steps=int(metadata.get("refine_steps", "0")),  # files from before it have none
+        refine=int(metadata.get("refine", "0")),  # files from before it have none
     )

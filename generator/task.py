@@ -73,7 +73,7 @@ class GeneratorTask(Task):
         self.model = build_seeded(train.seed, lambda: Generator(config))
         self.model_config = config.model_dump(mode="json")
         # None for 0, as runs that began before there was a search have it.
-        self.identity = {"data": codes.data, "examples": self.size, "refine_steps": codes.refine_steps or None}
+        self.identity = {"data": codes.data, "examples": self.size, "refine": codes.refine or None}
         self.best = ("validation_nats", "min")
 
     def layers(self, model: nn.Module) -> list[nn.Module]:

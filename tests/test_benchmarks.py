@@ -58,6 +58,18 @@ def test_a_prefix_is_what_comes_before_the_rest(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
+def test_codes_of_each_can_be_searched_for(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name](TINY).eval()
+    images = torch.rand(8, 3, 16, 16) * 2 - 1
+    before, after = (
+        (model.decode(model.encode(images, refine)) - images).square().mean((1, 2, 3)) for refine in (0, 2)
+    )
+    assert (after <= before * (1 + 1e-5)).all()
+    assert after.mean() < 0.99 * before.mean()
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_what_stands_for_a_missing_code_is_taught_and_nothing_else(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "NULL_STEPS", 20)
     torch.manual_seed(0)

@@ -131,7 +131,7 @@ def test_both_write_and_paint_the_same(config: TokenizerConfig, pictures: ImageS
     assert (tokenizer.encode(images.cuda()).cpu() == codes).float().mean() > 0.99  # on an edge, rounding decides
     difference = to_uint8(tokenizer.decode(codes).cpu()).int() - to_uint8(painted).int()
     assert difference.abs().max() <= 1
-    better = tokenizer.decode(tokenizer.encode(images, refine_steps=4)).cpu()
+    better = tokenizer.decode(tokenizer.encode(images, refine=4)).cpu()
     before, after = ((y - images).square().mean((1, 2, 3)) for y in (painted, better))
     assert after.mean() < before.mean()
 

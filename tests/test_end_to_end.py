@@ -77,7 +77,7 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     written = svq(f"tokenize --data {folder} --out c.safetensors")
     assert written["count"] == 64
     streamed = svq(f"tokenize --data {folder} --stream --refine 1 --out s.safetensors")
-    assert load_codes(Path("s.safetensors")).refine_steps == streamed["refine"] == 1
+    assert load_codes(Path("s.safetensors")).refine == streamed["refine"] == 1
     assert (streamed["count"], streamed["skipped"]) == (64, [])
     assert svq("paint --codes c.safetensors --tokenizer t --first 4 --out painted")["count"] == 64
     assert len(list(Path("painted/images").glob("*.png"))) == 64

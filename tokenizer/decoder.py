@@ -48,9 +48,7 @@ class StyledDecoder(nn.Module):
         Returns:
             Pictures (B, 3, S, S). Conditions that are missing are replaced by the learned null.
         """
-        c = self._conditions(latents, keep, first=0)  # (B, k, D)
-        null = self.null[:, c.shape[1] :].expand(len(c), -1, -1)  # (B, 36 - k, D)
-        return self.finish(self._style(self.blank(len(c)), torch.cat([c, null], dim=1), first=0))
+        return self.complete(self.blank(len(latents)), latents, first=0, keep=keep)
 
     # The same, group by group, for an encoder that looks on.
 
@@ -71,8 +69,14 @@ class StyledDecoder(nn.Module):
         """
         return self._style(x, self._conditions(latents, keep, first), first)
 
-    def finish(self, x: Tensor) -> Tensor:
-        """Turn tokens (B, n + P, D), after all styled layers, into pictures (B, 3, S, S)."""
+    def complete(self, x: Tensor, latents: Tensor, first: int, keep: Tensor | None = None) -> Tensor:
+        """Paint on with latents (B, k - first, d), those from position `first` on, and return pictures (B, 3, S, S).
+
+        As `style`, it may change the tokens in place.
+        """
+        c = self._conditions(latents, keep, first)  # (B, k - first, D)
+        null = self.null[:, first + c.shape[1] :].expand(len(c), -1, -1)  # (B, 36 - k, D)
+        x = self._style(x, torch.cat([c, null], dim=1), first)  # (B, n + P, D)
         for layer in self.plain:
             x = run(layer, x, recompute=self.recompute)
         x = self.pixels(self.norm(x[:, -self.patches :]))  # (B, P, 3 p p)

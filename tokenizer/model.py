@@ -12,7 +12,7 @@ from svq.tokenizer.decoder import StyledDecoder
 from svq.tokenizer.encoder import Encoder, Posterior
 from svq.tokenizer.layers import initialise
 from svq.tokenizer.quantizer import PositionNorm, build_quantizer
-from svq.tokenizer.refine import refine
+from svq.tokenizer.refine import search_codes
 from svq.training.checkpoint import load_model, save_model
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # tokenizers that come with svq, by name
@@ -73,7 +73,7 @@ class StyledTokenizer(nn.Module):
         if self.config.looks:
             groups, x = self._look_on(images, eps, quantized, keep)
             last = self.config.tokens - groups[-1].seen.shape[1]
-            painted = self.decoder.finish(self.decoder.style(x, groups[-1].seen, last, keep))
+            painted = self.decoder.complete(x, groups[-1].seen, last, keep)
         else:
             groups = [self._write(self.encoder(images), eps, quantized)]
             painted = self.decoder(groups[0].seen, keep)
@@ -84,10 +84,19 @@ class StyledTokenizer(nn.Module):
         return Reconstruction(painted, posterior, loss)
 
     def _look_on(
-        self, images: Tensor, eps: Tensor | None, quantized: Tensor | bool, keep: Tensor | None = None
+        self,
+        images: Tensor,
+        eps: Tensor | None,
+        quantized: Tensor | bool,
+        keep: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> tuple[list[_Group], Tensor]:
-        """Write pictures group by group; return the groups, and the tokens painted on with all but the last."""
+        """Write pictures group by group; return the groups, and the tokens painted on with all but the last.
+
+        Of codes that are given (B, n), instead of the encoder's first n, n is a multiple of a group.
+        """
         size = self.config.tokens // self.config.looks
+        known = 0 if given is None else given.shape[1]
         features, x = self.encoder.features(images), self.decoder.blank(len(images))
         groups: list[_Group] = []
         for i in range(self.config.looks):
@@ -96,7 +105,10 @@ class StyledTokenizer(nn.Module):
                 x = self.decoder.style(x, groups[-1].seen, first - size, keep)
             posterior = self.encoder.look(features, self.decoder.painting(x, first, size), i)
             here = None if eps is None else eps[:, first : first + size]
-            groups.append(self._write(posterior, here, quantized, first))
+            group = self._write(posterior, here, quantized, first)
+            if given is not None and first < known:
+                group = group._replace(seen=self.quantizer.lookup(given[:, first : first + size]))
+            groups.append(group)
         return groups, x
 
     def _write(self, posterior: Posterior, eps: Tensor | None, quantized: Tensor | bool, first: int = 0) -> _Group:
@@ -111,17 +123,19 @@ class StyledTokenizer(nn.Module):
             seen = torch.where(quantized[:, None, None], seen, continuous)
         return _Group(posterior, latents, seen)
 
-    def latents(self, images: Tensor, quantized: bool | None = None) -> Tensor:
+    def latents(self, images: Tensor, quantized: bool | None = None, given: Tensor | None = None) -> Tensor:
         """Return the normalised mean latents (B, 36, d) of pictures (B, 3, S, S) in [-1, 1].
 
         Args:
             images: the pictures.
             quantized: whether what the encoder looks at meanwhile is painted from codes or from the latents themselves;
                 None: from codes, if there is a codebook yet.
+            given: codes (B, n) that it looks at instead of its own first n; n is a multiple of a group's size.
         """
         if not self.config.looks:
             return self._write(self.encoder(images), None, quantized=False).latents
-        groups, _ = self._look_on(images, None, bool(self.quantizer.started) if quantized is None else quantized)
+        quantized = bool(self.quantizer.started) if quantized is None else quantized
+        groups, _ = self._look_on(images, None, quantized, given=given)
         return torch.cat([group.latents for group in groups], dim=1)
 
     def code_latents(self, images: Tensor) -> Tensor:
@@ -130,15 +144,15 @@ class StyledTokenizer(nn.Module):
         return self.quantizer(latents).latents if self.quantizer.started else self.quantizer.continuous(latents)
 
     @torch.no_grad()
-    def encode(self, images: Tensor, refine_steps: int = 0) -> Tensor:
+    def encode(self, images: Tensor, refine: int = 0) -> Tensor:
         """Write pictures (B, 3, S, S) in [-1, 1] as codes (B, 36) int64, on the model's device.
 
         Args:
             images: the pictures.
-            refine_steps: search so many steps for better codes than the encoder's; see `svq.tokenizer.refine`.
+            refine: compare each code with so many others, by what they paint; see `svq.tokenizer.refine`.
 
         Raises:
-            UserError: the pictures have another shape or type, the model is in training mode, or the steps are
+            UserError: the pictures have another shape or type, the model is in training mode, or `refine` is
                 negative.
             CheckpointError: the codebook was never started, because training ended before.
         """
@@ -153,13 +167,13 @@ class StyledTokenizer(nn.Module):
             raise CheckpointError(
                 "this tokenizer has no codebook yet: its training ended before quantization began; go on training it"
             )
-        if refine_steps < 0:
-            raise UserError(f"refine_steps must be 0 or more, got {refine_steps}")
+        if refine < 0:
+            raise UserError(f"refine must be 0 or more, got {refine}")
         images = images.to(self.device, self.decoder.null.dtype)
-        latents = self.latents(images)
-        if refine_steps and len(images):
-            return refine(self.decoder, self.quantizer, latents, images, refine_steps)
-        return self.quantizer(latents).codes
+        if refine and len(images):
+            group = self.config.tokens // max(1, self.config.looks)
+            return search_codes(self.decoder, self.quantizer, self.latents, images, group, refine)
+        return self.quantizer(self.latents(images)).codes
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def paint_codes(
         "codes": codes.shape[1],
         "source": sentences.source,
         "data": sentences.data,
-        "refine_steps": sentences.refine_steps,
+        "refine": sentences.refine,
         "tokenizer": {"fingerprint": sentences.tokenizer, "config": tokenizer.config.model_dump(mode="json")},
         "versions": versions(),
     }

@@ -18,7 +18,6 @@ from svq.data.imageset import Advance, nothing, sorted_classes, to_float
 from svq.data.stream import Streamed, stream
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
-from svq.tokenizer.refine import AT_ONCE
 from svq.training.checkpoint import fingerprint
 from svq.training.device import choose_device
 
@@ -32,7 +31,7 @@ def tokenize_stream(
     split: Literal["train", "val", "all"] = "all",
     batch_size: int = BATCH,
     workers: int | None = None,
-    refine_steps: int = 0,
+    refine: int = 0,
     advance: Advance = nothing,
 ) -> tuple[Codes, list[str]]:
     """Write the pictures of entries as codes, without preparing a data set first.
@@ -44,7 +43,7 @@ def tokenize_stream(
         split: which of them.
         batch_size: pictures at a time.
         workers: threads that read and decode; as many as there are cores, if None.
-        refine_steps: search so many steps for better codes than the encoder's.
+        refine: compare each code with so many others, by what they paint.
         advance: called with the number of pictures done since the last call.
 
     Returns:
@@ -55,7 +54,7 @@ def tokenize_stream(
         DataError: no picture can be read.
         CheckpointError: the tokenizer has no codebook.
     """
-    batch_size = min(batch_size, AT_ONCE) if refine_steps else batch_size  # slow: show every step forward
+    batch_size = min(batch_size, 32) if refine else batch_size  # slow: show every step forward
     mark, device = fingerprint(tokenizer), choose_device()
     tokenizer.to(device)
     kept: list[Streamed] = []
@@ -68,7 +67,7 @@ def tokenize_stream(
         if wanted:
             pixels = np.stack([one.pixels for one in wanted if one.pixels is not None])  # (B, 3, S, S)
             images = to_float(torch.from_numpy(pixels).to(device))
-            parts.append(tokenizer.encode(images, refine_steps).cpu().numpy())
+            parts.append(tokenizer.encode(images, refine).cpu().numpy())
             for one, picture in zip(wanted, pixels, strict=True):
                 content.update(f"{one.entry.key}|{one.entry.label}|{one.split}|".encode(errors="surrogateescape"))
                 content.update(picture.tobytes())
@@ -79,7 +78,7 @@ def tokenize_stream(
         raise DataError(f"no readable picture in split '{split}' of {source}{reason}")
     size = tokenizer.quantizer.codebook_size
     codes = _collect(kept, np.concatenate(parts), size, mark, content.hexdigest(), source)
-    return replace(codes, refine_steps=refine_steps), skipped
+    return replace(codes, refine=refine), skipped
 
 
 def _collect(

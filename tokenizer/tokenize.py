@@ -7,7 +7,6 @@ from svq.data.codes import Codes
 from svq.data.imageset import Advance, ImageSet, nothing, to_float
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
-from svq.tokenizer.refine import AT_ONCE
 from svq.training.checkpoint import fingerprint
 from svq.training.device import choose_device
 
@@ -17,7 +16,7 @@ def tokenize(
     images: ImageSet,
     chosen: NDArray[np.int64] | None = None,
     batch_size: int = 128,
-    refine_steps: int = 0,
+    refine: int = 0,
     advance: Advance = nothing,
 ) -> Codes:
     """Write a set of pictures as codes.
@@ -27,7 +26,7 @@ def tokenize(
         images: pictures of the tokenizer's size.
         chosen: positions of those to write; None writes all.
         batch_size: pictures at a time.
-        refine_steps: search so many steps for better codes than the encoder's.
+        refine: compare each code with so many others, by what they paint.
         advance: called with the number of pictures done since the last call.
 
     Raises:
@@ -37,14 +36,14 @@ def tokenize(
     chosen = images.indices("all") if chosen is None else chosen
     if not len(chosen):
         raise DataError(f"{images.name} has no such pictures; give another --split")
-    batch_size = min(batch_size, AT_ONCE) if refine_steps else batch_size  # slow: show every step forward
+    batch_size = min(batch_size, 32) if refine else batch_size  # slow: show every step forward
     mark = fingerprint(tokenizer)
     device = choose_device()
     tokenizer.to(device)
     parts = []
     for start in range(0, len(chosen), batch_size):
         batch = images.batch(chosen[start : start + batch_size])
-        parts.append(tokenizer.encode(to_float(batch.to(device)), refine_steps).cpu().numpy())
+        parts.append(tokenizer.encode(to_float(batch.to(device)), refine).cpu().numpy())
         advance(len(batch))
     return Codes(
         codes=np.concatenate(parts),
@@ -56,5 +55,5 @@ def tokenize(
         tokenizer=mark,
         data=images.fingerprint,
         source=images.name,
-        refine_steps=refine_steps,
+        refine=refine,
     )

@@ -31,7 +31,7 @@ def example(size: int = 1000) -> Codes:
         tokenizer="t",
         data="d",
         source="openmoji",
-        refine_steps=20,
+        refine=20,
     )
 
 

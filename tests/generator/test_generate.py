@@ -151,8 +151,8 @@ def test_a_finished_run_is_not_taken_for_one_on_codes_that_were_searched_for(
 ) -> None:
     shape, train = GeneratorShape(width=32, depth=1, heads=2), GeneratorTrainConfig(images=64, batch_size=32)
     train_run("g", lambda: GeneratorTask(shape, train, codes, tokenizer), train, tmp_path)
-    other = replace(codes, refine_steps=20)
-    with pytest.raises(CheckpointError, match=r"would learn nothing of what has changed \(refine_steps: None -> 20\)"):
+    other = replace(codes, refine=20)
+    with pytest.raises(CheckpointError, match=r"would learn nothing of what has changed \(refine: None -> 20\)"):
         train_run("g", lambda: GeneratorTask(shape, train, other, tokenizer), train, tmp_path, accept_changes=True)
 
 
@@ -182,8 +182,8 @@ def test_a_run_does_not_go_on_with_codes_that_were_searched_for_otherwise(
     codes: Codes, tokenizer: StyledTokenizer
 ) -> None:
     shape, train = GeneratorShape(width=32, depth=1, heads=2), GeneratorTrainConfig()
-    one, other = (GeneratorTask(shape, train, replace(codes, refine_steps=n), tokenizer).identity for n in (0, 5))
-    assert differences(one, other) == ["refine_steps: None -> 5"]
+    one, other = (GeneratorTask(shape, train, replace(codes, refine=n), tokenizer).identity for n in (0, 5))
+    assert differences(one, other) == ["refine: None -> 5"]
 
 
 def test_some_conditions_are_dropped(codes: Codes, tokenizer: StyledTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

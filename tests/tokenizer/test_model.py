@@ -62,9 +62,9 @@ def test_codes_of_any_integer_type_are_taken(tokenizer: StyledTokenizer) -> None
         assert torch.equal(tokenizer.decode(codes.to(kind)), tokenizer.decode(codes))
 
 
-@pytest.mark.parametrize("refine_steps", [0, 2])
-def test_no_pictures_are_no_codes(tokenizer: StyledTokenizer, refine_steps: int) -> None:
-    codes = tokenizer.encode(torch.zeros(0, 3, 16, 16), refine_steps)
+@pytest.mark.parametrize("refine", [0, 2])
+def test_no_pictures_are_no_codes(tokenizer: StyledTokenizer, refine: int) -> None:
+    codes = tokenizer.encode(torch.zeros(0, 3, 16, 16), refine)
     assert codes.shape == (0, 8)
     assert tokenizer.decode(codes).shape == (0, 3, 16, 16)
 

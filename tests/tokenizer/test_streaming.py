@@ -22,15 +22,15 @@ def tokenizer(config: TokenizerConfig) -> StyledTokenizer:
     return StyledTokenizer(config).eval()
 
 
-@pytest.mark.parametrize(("batch_size", "refine_steps"), [(5, 0), (64, 0), (64, 3)])
+@pytest.mark.parametrize(("batch_size", "refine"), [(5, 0), (64, 0), (64, 3)])
 def test_a_stream_gives_the_codes_of_the_prepared_set(
-    tokenizer: StyledTokenizer, folder: Path, pictures: ImageSet, batch_size: int, refine_steps: int
+    tokenizer: StyledTokenizer, folder: Path, pictures: ImageSet, batch_size: int, refine: int
 ) -> None:
-    prepared = tokenize(tokenizer, pictures, refine_steps=refine_steps)
+    prepared = tokenize(tokenizer, pictures, refine=refine)
     streamed, skipped = tokenize_stream(
-        tokenizer, list_pictures(str(folder)), str(folder), batch_size=batch_size, refine_steps=refine_steps
+        tokenizer, list_pictures(str(folder)), str(folder), batch_size=batch_size, refine=refine
     )
-    assert prepared.refine_steps == streamed.refine_steps == refine_steps
+    assert prepared.refine == streamed.refine == refine
     assert not skipped
     np.testing.assert_array_equal(streamed.codes, prepared.codes)
     np.testing.assert_array_equal(streamed.labels, prepared.labels)
