@@ -79,16 +79,28 @@ def steps(out: Path, rank: int = 0) -> list[int]:
     return list(json.loads((out / f"process{rank}.json").read_text())["steps"])
 
 
+class Undisturbed(dict[str, Path]):
+    """Runs that nothing happened to, by name; each is made when first asked for, so that one's end is not all's."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        super().__init__()
+        self.root, self.folder = root, folder
+
+    def __missing__(self, name: str) -> Path:
+        out = self.root / name
+        assert not out.exists(), f"{name} failed before"
+        stage, processes, *assignments = RUNS[name]
+        assert launch(stage, out, self.folder, *assignments, processes=processes) == {0}
+        self[name] = out
+        return out
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, folder: Path, _session: None) -> dict[str, Path]:
-    """Runs that nothing happened to, by name."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    for name, (stage, processes, *assignments) in RUNS.items():
-        assert launch(stage, root / name, folder, *assignments, processes=processes) == {0}
-    return {name: root / name for name in RUNS}
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, folder: Path, _session: None) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed"), folder)
 
 
-def test_torchrun_starts_it(undisturbed: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+def test_torchrun_starts_it(undisturbed: Undisturbed, folder: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*command, str(RUNNER), "tokenizer", str(tmp_path), str(folder)],
@@ -102,7 +114,7 @@ def test_torchrun_starts_it(undisturbed: dict[str, Path], folder: Path, tmp_path
     assert_equal(tmp_path, undisturbed["fsq2"])
 
 
-def test_two_processes_learn_what_one_does(undisturbed: dict[str, Path]) -> None:
+def test_two_processes_learn_what_one_does(undisturbed: Undisturbed) -> None:
     one, two = tensors(undisturbed["fsq1"]), tensors(undisturbed["fsq2"])
     losses = [[r["loss"] for r in read_log(undisturbed[name]) if "loss" in r] for name in ("fsq1", "fsq2")]
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
@@ -121,7 +133,7 @@ def test_two_processes_learn_what_one_does(undisturbed: dict[str, Path]) -> None
 
 
 @pytest.mark.parametrize(("plain", "sharded"), [("vq2adamw", "vq2sharded"), ("gpt2", "gpt2sharded")])
-def test_sharded_weights_learn_what_whole_ones_do(undisturbed: dict[str, Path], plain: str, sharded: str) -> None:
+def test_sharded_weights_learn_what_whole_ones_do(undisturbed: Undisturbed, plain: str, sharded: str) -> None:
     one, other = tensors(undisturbed[plain]), tensors(undisturbed[sharded])
     assert {name: t.shape for name, t in one.items()} == {name: t.shape for name, t in other.items()}
     assert not [name for name, tensor in one.items() if not torch.allclose(other[name], tensor, rtol=1e-3, atol=1e-4)]
@@ -132,7 +144,7 @@ def test_sharded_weights_learn_what_whole_ones_do(undisturbed: dict[str, Path], 
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if "2" in name])
-def test_all_processes_end_with_the_same_weights_codebooks_and_steps(undisturbed: dict[str, Path], name: str) -> None:
+def test_all_processes_end_with_the_same_weights_codebooks_and_steps(undisturbed: Undisturbed, name: str) -> None:
     first, second = (json.loads((undisturbed[name] / f"process{i}.json").read_text()) for i in range(2))
     assert first == second
     assert first["steps"] == list(range(0, 96, 8))
@@ -149,7 +161,7 @@ def test_all_processes_end_with_the_same_weights_codebooks_and_steps(undisturbed
     ],
 )
 def test_two_processes_stop_together_and_go_on_bit_for_bit(
-    undisturbed: dict[str, Path], folder: Path, tmp_path: Path, name: str, stop_at: int, rank: int
+    undisturbed: Undisturbed, folder: Path, tmp_path: Path, name: str, stop_at: int, rank: int
 ) -> None:
     stage, _, *assignments = RUNS[name]
     stopping = (*assignments, f"stop_at={stop_at}", f"rank_stops={rank}", "train.save_every=96")
@@ -171,7 +183,7 @@ def test_a_nan_in_one_process_makes_all_skip_the_step(folder: Path, tmp_path: Pa
 
 
 def test_a_signal_saves_and_leaves_with_its_own_exit_code(
-    undisturbed: dict[str, Path], folder: Path, tmp_path: Path
+    undisturbed: Undisturbed, folder: Path, tmp_path: Path
 ) -> None:
     assert launch("tokenizer", tmp_path, folder, "stop_at=32") == {RunStopped.EXIT_CODE}
     assert max((tmp_path / "checkpoints").iterdir()).name == f"{40:012d}"
@@ -186,7 +198,7 @@ def test_a_second_signal_ends_it_at_once(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("checkpoints/*"))
 
 
-def test_half_precision_learns_nearly_the_same(undisturbed: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+def test_half_precision_learns_nearly_the_same(undisturbed: Undisturbed, folder: Path, tmp_path: Path) -> None:
     assert launch("tokenizer", tmp_path, folder, "train.precision=bf16") == {0}
     losses = [[r["loss"] for r in read_log(run) if "loss" in r] for run in (tmp_path, undisturbed["fsq1"])]
     assert losses[0] == pytest.approx(losses[1], rel=0.02)
@@ -194,7 +206,7 @@ def test_half_precision_learns_nearly_the_same(undisturbed: dict[str, Path], fol
     assert all(t.dtype != torch.bfloat16 for t in tensors(tmp_path).values())
 
 
-def test_a_killed_run_goes_on_bit_for_bit(undisturbed: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_bit_for_bit(undisturbed: Undisturbed, folder: Path, tmp_path: Path) -> None:
     for kill_at in (24, 64):
         assert launch("tokenizer", tmp_path, folder, f"kill_at={kill_at}") == {-signal.SIGKILL}
     assert launch("tokenizer", tmp_path, folder) == {0}
@@ -203,7 +215,7 @@ def test_a_killed_run_goes_on_bit_for_bit(undisturbed: dict[str, Path], folder: 
 
 
 def test_another_number_of_processes_is_refused(
-    undisturbed: dict[str, Path], folder: Path, capsys: pytest.CaptureFixture[str]
+    undisturbed: Undisturbed, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = tensors(undisturbed["fsq2"])
     assert launch("tokenizer", undisturbed["fsq2"], folder) == {1}
