@@ -202,7 +202,7 @@ def recon(
     data: options.Data = "openmoji",
     split: options.Split = "val",
     n: Count = 2048,
-    refine: options.RefineSteps = 0,
+    refine: options.Refine = 0,
     vgg16: Annotated[
         Path | None, typer.Option("--vgg16", metavar="PATH", help="torchvision's file of VGG16 weights: adds LPIPS.")
     ] = None,
@@ -237,7 +237,7 @@ def order(
     data: options.Data = "openmoji",
     split: options.Split = "val",
     n: Count = 512,
-    refine: options.RefineSteps = 0,
+    refine: options.Refine = 0,
     features: SetFeatures = "none",
     weights: options.InceptionWeights = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for a plot and a strip.")] = None,
@@ -277,7 +277,7 @@ def codebook(
     data: options.Data = "openmoji",
     split: options.Split = "all",
     n: Count = 10_000,
-    refine: options.RefineSteps = 0,
+    refine: options.Refine = 0,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for a plot.")] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -80,7 +80,7 @@ TokenizerRun = Annotated[
         show_default="the last run, else openmoji-32",
     ),
 ]
-RefineSteps = Annotated[
+Refine = Annotated[
     int,
     typer.Option(
         "--refine",

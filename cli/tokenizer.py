@@ -123,7 +123,7 @@ def tokenize(
     tokenizer: options.TokenizerRun = None,
     data: options.Data = "openmoji",
     split: options.Split = "all",
-    refine: options.RefineSteps = 0,
+    refine: options.Refine = 0,
     out: Annotated[Path, typer.Option("--out", help="File of codes to write.")] = Path("runs/codes.safetensors"),
     stream: Annotated[
         bool, typer.Option("--stream", help="Read files while others are encoded, and prepare no set; of lists, too.")

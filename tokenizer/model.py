@@ -96,7 +96,6 @@ class StyledTokenizer(nn.Module):
         Of codes that are given (B, n), instead of the encoder's first n, n is a multiple of a group.
         """
         size = self.config.tokens // self.config.looks
-        known = 0 if given is None else given.shape[1]
         features, x = self.encoder.features(images), self.decoder.blank(len(images))
         groups: list[_Group] = []
         for i in range(self.config.looks):
@@ -106,7 +105,7 @@ class StyledTokenizer(nn.Module):
             posterior = self.encoder.look(features, self.decoder.painting(x, first, size), i)
             here = None if eps is None else eps[:, first : first + size]
             group = self._write(posterior, here, quantized, first)
-            if given is not None and first < known:
+            if given is not None and first < given.shape[1]:
                 group = group._replace(seen=self.quantizer.lookup(given[:, first : first + size]))
             groups.append(group)
         return groups, x

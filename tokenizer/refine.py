@@ -2,7 +2,7 @@
 
 What is special: an encoder answers in one go, and so never quite as well as the decoder would let it (the
 amortization gap, Cremer et al. 2018, arXiv:1801.03558). Here each of its codes is compared with a few others, by what
-they paint. Two things make that cheap enough: a condition enters in a layer of its own, so that only the layers from
+they paint. Two things help: a condition enters in a layer of its own, so that only the layers from
 there on are run again; and an encoder that looks on answers anew after each group, to what was changed before it.
 """
 
@@ -14,7 +14,8 @@ from torch import Tensor
 from svq.tokenizer.decoder import StyledDecoder
 from svq.tokenizer.quantizer import Quantizer
 
-AT_ONCE = 160  # paintings
+AT_ONCE = 160  # paintings in a pass of the decoder
+SEARCH_BATCH = 32  # pictures; a search is slow, so whoever waits for it is to see it go forward
 
 
 class Write(Protocol):

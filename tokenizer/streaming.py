@@ -18,6 +18,7 @@ from svq.data.imageset import Advance, nothing, sorted_classes, to_float
 from svq.data.stream import Streamed, stream
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
+from svq.tokenizer.refine import SEARCH_BATCH
 from svq.training.checkpoint import fingerprint
 from svq.training.device import choose_device
 
@@ -54,7 +55,7 @@ def tokenize_stream(
         DataError: no picture can be read.
         CheckpointError: the tokenizer has no codebook.
     """
-    batch_size = min(batch_size, 32) if refine else batch_size  # slow: show every step forward
+    batch_size = min(batch_size, SEARCH_BATCH) if refine else batch_size
     mark, device = fingerprint(tokenizer), choose_device()
     tokenizer.to(device)
     kept: list[Streamed] = []

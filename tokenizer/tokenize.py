@@ -7,6 +7,7 @@ from svq.data.codes import Codes
 from svq.data.imageset import Advance, ImageSet, nothing, to_float
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
+from svq.tokenizer.refine import SEARCH_BATCH
 from svq.training.checkpoint import fingerprint
 from svq.training.device import choose_device
 
@@ -36,7 +37,7 @@ def tokenize(
     chosen = images.indices("all") if chosen is None else chosen
     if not len(chosen):
         raise DataError(f"{images.name} has no such pictures; give another --split")
-    batch_size = min(batch_size, 32) if refine else batch_size  # slow: show every step forward
+    batch_size = min(batch_size, SEARCH_BATCH) if refine else batch_size
     mark = fingerprint(tokenizer)
     device = choose_device()
     tokenizer.to(device)
