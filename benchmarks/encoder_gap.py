@@ -7,10 +7,12 @@ training and as many held-out ones, as they are, jittered as in training, with c
 for better codes.
 """
 
+import json
+
 import torch
 
 from benchmarks.rate_distortion import MODELS
-from benchmarks.trials import add_refine, parser, refined
+from benchmarks.trials import add_refine, parser, refined, teach_null
 from svq.cli.output import write_json
 from svq.data import open_images
 from svq.data.imageset import to_float
@@ -54,6 +56,9 @@ def main() -> None:
             run, build = find(arguments.out / f"{name}-{seed}"), MODELS[name]
             model = load_model(run, lambda c: build(TokenizerConfig.model_validate(c))).eval()  # noqa: B023
             images = open_images(arguments.data, model.config.image_size)
+            trained = json.loads((run / "state" / "run.json").read_text())["identity"]["train"]
+            if not trained["truncated_share"]:  # the search paints from prefixes, too
+                teach_null(model, to_float(images.batch(images.indices("train"))))
             measured = {
                 split: gaps(model, to_float(images.some(split, PICTURES)), arguments.refine)
                 for split in ("train", "val")

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 VERSION = "1"
 
 
+def code_type(codebook_size: int) -> type[np.unsignedinteger[Any]]:
+    """Return the smallest type for codes: a quarter or half of int64, which of millions of pictures is gigabytes."""
+    return np.uint16 if codebook_size <= 2**16 else np.uint32
+
+
 @dataclass(frozen=True)
 class Codes:
     """Sentences of codes with what is known of their pictures.
@@ -74,7 +79,7 @@ class Codes:
         """
         encoded = [caption.encode() for caption in self.captions]
         tensors = {
-            "codes": self.codes.astype(np.uint16 if self.codebook_size <= 2**16 else np.uint32),
+            "codes": self.codes.astype(code_type(self.codebook_size)),
             "labels": self.labels.astype(np.int64),
             "validation": self.validation.astype(np.uint8),
             "captions": np.frombuffer(b"".join(encoded), np.uint8),

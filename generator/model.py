@@ -112,6 +112,9 @@ class Generator(nn.Module):
         device, tokens = next(self.parameters()).device, self.config.tokens
         labels = torch.full((n,), -1) if labels is None else labels
         prefix = torch.empty((n, 0), dtype=torch.int64) if prefix is None else prefix
+        if prefix.is_floating_point():
+            raise UserError(f"expected the codes of a prefix to be integers, got {prefix.dtype}")
+        prefix = prefix.long()  # files of codes have uint16, of which torch has no minimum
         self._check(n, labels, prefix, guidance, temperature, top_k, top_p, min_p)
         labels, codes = labels.to(device), prefix.to(device)
         noise = image_noise(seed, first, n, tokens).to(device)  # (n, 36)

@@ -151,8 +151,8 @@ class StyledTokenizer(nn.Module):
             refine: compare each code with so many others, by what they paint; see `svq.tokenizer.refine`.
 
         Raises:
-            UserError: the pictures have another shape or type, the model is in training mode, or `refine` is
-                negative.
+            UserError: the pictures have another shape or type, the model is in training mode or not in float32, or
+                `refine` is negative.
             CheckpointError: the codebook was never started, because training ended before.
         """
         size = self.config.image_size
@@ -168,7 +168,8 @@ class StyledTokenizer(nn.Module):
             )
         if refine < 0:
             raise UserError(f"refine must be 0 or more, got {refine}")
-        images = images.to(self.device, self.decoder.null.dtype)
+        self._check_precision()
+        images = images.to(self.device, torch.float32)
         if refine and len(images):
             group = self.config.tokens // max(1, self.config.looks)
             return search_codes(self.decoder, self.quantizer, self.latents, images, group, refine)
@@ -179,8 +180,10 @@ class StyledTokenizer(nn.Module):
         """Paint pictures (B, 3, S, S) in [-1, 1], on the model's device, from codes (B, k) int64: all 36, or a prefix.
 
         Raises:
-            UserError: more than 36 codes, a code outside the codebook, or codes that are not integers.
+            UserError: more than 36 codes, a code outside the codebook, codes that are not integers, or a model that is
+                not in float32.
         """
+        self._check_precision()
         if codes.ndim != 2 or codes.shape[1] > self.config.tokens or codes.is_floating_point():
             raise UserError(
                 f"expected integer codes of shape (B, k <= {self.config.tokens}), "
@@ -190,6 +193,14 @@ class StyledTokenizer(nn.Module):
         if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < size):
             raise UserError(f"codes must lie in [0, {size}), got {int(codes.min())} to {int(codes.max())}")
         return self.decoder(self.quantizer.lookup(codes.to(self.device))).clamp(-1, 1)
+
+    def _check_precision(self) -> None:
+        # In half precision other codes would be written than those that decode, and statistics would be too coarse.
+        if self.decoder.null.dtype != torch.float32:
+            raise UserError(
+                f"expected a tokenizer in float32, got {self.decoder.null.dtype}; call .float(), and torch.autocast "
+                "around it for half precision"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -18,14 +18,30 @@ from torch.distributed._functional_collectives import all_reduce  # as the publi
 
 from svq.errors import TrainingError
 from svq.tokenizer.config import FSQConfig, KMeansConfig, LFQConfig, SimVQConfig, TokenizerConfig, VQConfig
+from svq.tokenizer.kmeans import kmeans
+
+SURENESS = 100.0  # the inverse temperature at which a latent chooses its code, for LFQ's entropies; the library's
 
 
 class Quantized(NamedTuple):
-    """Latents on the codebook (B, g, d) with straight-through gradient, codes (B, g) int64, loss term."""
+    """Latents on the codebook (B, g, d) with straight-through gradient, and codes (B, g) int64."""
 
     latents: Tensor
     codes: Tensor
-    loss: Tensor
+
+
+def mean_of_processes(x: Tensor) -> Tensor:
+    """Return the mean of a tensor over all processes of a run; its gradient is that of the mean."""
+    if not torch.distributed.is_initialized():
+        return x
+    everyone = torch.distributed.group.WORLD
+    assert everyone is not None
+    return all_reduce(x, "sum", everyone) / everyone.size()
+
+
+def straight_through(latents: Tensor, quantized: Tensor) -> Tensor:
+    """Return quantized latents with the gradient of latents (Bengio et al. 2013, arXiv:1308.3432)."""
+    return latents + (quantized - latents).detach()
 
 
 class PositionNorm(nn.Module):
@@ -48,28 +64,25 @@ class PositionNorm(nn.Module):
         assert self.norm.running_var is not None
         here = slice(first * z.shape[2], (first + z.shape[1]) * z.shape[2])
         mean, variance = self.norm.running_mean[here], self.norm.running_var[here]
-        if self.training and torch.distributed.is_initialized():
-            return self._over_processes(x, mean, variance).view_as(z)  # (B, g, d)
-        if self.training and len(x) == 1:
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        if self.training and len(x) * processes == 1:
             raise TrainingError(
                 "latents are normalised over the pictures that are seen at a time, and this was a single one; give "
                 "another train.batch_size or train.micro_batch, such that 2 or more are left for every part of a batch"
             )
+        if self.training and processes > 1:
+            return self._over_processes(x, mean, variance, len(x) * processes).view_as(z)  # (B, g, d)
         momentum, eps = self.norm.momentum or 0.0, self.norm.eps
         return F.batch_norm(x, mean, variance, training=self.training, momentum=momentum, eps=eps).view_as(z)
 
-    def _over_processes(self, x: Tensor, running_mean: Tensor, running_variance: Tensor) -> Tensor:
+    def _over_processes(self, x: Tensor, running_mean: Tensor, running_variance: Tensor, count: int) -> Tensor:
         # torch's SyncBatchNorm is for GPUs only.
-        everyone = torch.distributed.group.WORLD
-        assert everyone is not None
-        mean = all_reduce(x.mean(0), "sum", everyone) / everyone.size()  # (g d,)
+        mean = mean_of_processes(x.mean(0))  # (g d,)
         # Around the mean, not the mean of squares less the square of the mean: fp32 would cancel to noise.
-        variance = all_reduce((x - mean).square().mean(0), "sum", everyone) / everyone.size()
+        variance = mean_of_processes((x - mean).square().mean(0))
         with torch.no_grad():
-            count = len(x) * everyone.size()
-            unbiased = variance * count / max(count - 1, 1)
             running_mean.lerp_(mean, self.norm.momentum or 0.0)
-            running_variance.lerp_(unbiased, self.norm.momentum or 0.0)
+            running_variance.lerp_(variance * count / (count - 1), self.norm.momentum or 0.0)
         return (x - mean) * torch.rsqrt(variance + self.norm.eps)
 
 
@@ -94,7 +107,7 @@ class Quantizer(nn.Module, ABC):
         Not a matter for `forward`, which sees latents in groups: a codebook moves once, and LFQ's entropy is that of
         all positions together.
         """
-        return self(latents).loss
+        return latents.new_zeros(())
 
     @abstractmethod
     def continuous(self, latents: Tensor) -> Tensor:
@@ -121,8 +134,6 @@ class CosineVQ(Quantizer):
             codebook_size=config.codebook_size,
             decay=config.decay,
             use_cosine_sim=True,
-            kmeans_init=True,
-            kmeans_iters=20,
             threshold_ema_dead_code=config.dead_below,
             commitment_weight=config.commitment,
             # Explicit: the library's own answer is cached on first use and can be stale.
@@ -130,9 +141,7 @@ class CosineVQ(Quantizer):
         )
 
     def start(self, latents: Tensor) -> None:
-        training = self.vq.training
-        self.vq.train()(latents)  # the first call in training mode runs k-means
-        self.vq.train(training)
+        _set_codebook(self.vq, *kmeans(self.continuous(latents).flatten(0, 1), self.codebook_size, 20, cosine=True))
         super().start(latents)
 
     def learn(self, latents: Tensor) -> Tensor:
@@ -142,7 +151,8 @@ class CosineVQ(Quantizer):
         return F.normalize(latents, dim=-1)
 
     def forward(self, latents: Tensor) -> Quantized:
-        return Quantized(*self.vq(latents, freeze_codebook=True))  # `learn` moves it
+        quantized, codes, _ = self.vq(latents, freeze_codebook=True)  # `learn` moves it
+        return Quantized(quantized, codes)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.get_output_from_indices(codes)
@@ -172,7 +182,7 @@ class FSQ(Quantizer):
 
     def forward(self, latents: Tensor) -> Quantized:
         quantized, codes = self.fsq(latents)
-        return Quantized(quantized, codes.long(), quantized.new_zeros(()))
+        return Quantized(quantized, codes.long())
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.fsq.indices_to_codes(codes)
@@ -189,12 +199,20 @@ class SimVQ(Quantizer):
     def continuous(self, latents: Tensor) -> Tensor:
         return self.scale * latents
 
-    def forward(self, latents: Tensor) -> Quantized:
+    def _quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         with torch.autocast(latents.device.type, enabled=False):  # codes in bf16 would not be those that decode
-            return Quantized(*self.vq(self.continuous(latents.float())))
+            return self.vq(self.continuous(latents.float()))
+
+    def learn(self, latents: Tensor) -> Tensor:
+        return self._quantize(latents)[2]
+
+    def forward(self, latents: Tensor) -> Quantized:
+        quantized, codes, _ = self._quantize(latents)
+        return Quantized(quantized, codes)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        return self.vq.indices_to_codes(codes)
+        # The library's `indices_to_codes` fails where there are none, as in an empty prefix.
+        return self.vq.code_transform(self.vq.frozen_codebook[codes])
 
 
 class LFQ(Quantizer):
@@ -202,56 +220,71 @@ class LFQ(Quantizer):
 
     def __init__(self, config: LFQConfig) -> None:
         super().__init__(config.codebook_size)
+        self.config = config
         with torch.device("cpu"):  # as for FSQ
-            self.lfq = vqp.LFQ(
-                dim=config.bits,
-                codebook_size=config.codebook_size,
-                entropy_loss_weight=config.entropy_weight,
-                commitment_loss_weight=config.commitment,
-            )
+            self.lfq = vqp.LFQ(dim=config.bits, codebook_size=config.codebook_size)
+
+    def learn(self, latents: Tensor) -> Tensor:
+        """Return how unsure each latent is of its code, less how varied the codes are, and the commitment.
+
+        Yu et al. 2023 (arXiv:2310.05737), eq. 4 and 5; it is the library's own, but for the mean over processes, of
+        which the library's is none (it drops what others had).
+        """
+        with torch.autocast(latents.device.type, enabled=False):
+            x = latents.flatten(0, 1).float()  # (N, bits)
+            codes = self.lfq.codebook.float()  # (K, bits), of -1 and 1
+            likely = (2 * SURENESS * x @ codes.T).softmax(-1)  # (N, K)
+            unsure, varied = _entropy(likely).mean(), _entropy(mean_of_processes(likely.mean(0)))
+            commitment = F.mse_loss(x, torch.where(x > 0, 1.0, -1.0))
+            return self.config.entropy_weight * (unsure - varied) + self.config.commitment * commitment
 
     def continuous(self, latents: Tensor) -> Tensor:
         return latents
 
     def forward(self, latents: Tensor) -> Quantized:
-        quantized, codes, loss = self.lfq(latents)
-        return Quantized(quantized, codes, loss)
+        quantized, codes, _ = self.lfq.eval()(latents)  # in training mode it takes the entropies of each group
+        return Quantized(straight_through(latents, quantized) if self.training else quantized, codes)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.lfq.indices_to_codes(codes)
 
 
 class KMeans(Quantizer):
-    """A codebook fitted once to the latents of a finished VAE, and then frozen."""
+    """A codebook fitted once to the latents of a VAE, and then frozen."""
 
     needs_start = True
 
     def __init__(self, config: KMeansConfig) -> None:
         super().__init__(config.codebook_size)
-        self.vq = vqp.VectorQuantize(
-            dim=config.dim,
-            codebook_size=config.codebook_size,
-            kmeans_init=True,
-            kmeans_iters=config.iterations,
-            decay=1.0,  # the codes stay where k-means put them
-            commitment_weight=0.0,
-            sync_codebook=torch.distributed.is_initialized(),
-        )
+        self.iterations = config.iterations
+        self.vq = vqp.VectorQuantize(dim=config.dim, codebook_size=config.codebook_size, commitment_weight=0.0)
 
     def start(self, latents: Tensor) -> None:
-        self.vq.train()(latents)
+        _set_codebook(self.vq, *kmeans(latents.flatten(0, 1), self.codebook_size, self.iterations))
         super().start(latents)
 
     def continuous(self, latents: Tensor) -> Tensor:
         return latents
 
     def forward(self, latents: Tensor) -> Quantized:
-        nearest, codes, loss = self.vq.eval()(latents)
-        # Straight through (Bengio et al. 2013, arXiv:1308.3432): the library does so in training mode only.
-        return Quantized(latents + (nearest - latents).detach() if self.training else nearest, codes, loss)
+        nearest, codes, _ = self.vq.eval()(latents)  # in training mode it would move
+        return Quantized(straight_through(latents, nearest) if self.training else nearest, codes)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.get_output_from_indices(codes)
+
+
+def _entropy(likely: Tensor) -> Tensor:
+    return -(likely * likely.clamp(min=1e-5).log()).sum(-1)
+
+
+def _set_codebook(vq: vqp.VectorQuantize, means: Tensor, counts: Tensor) -> None:
+    """Give a codebook its codes, and the counts and sums that its moving averages begin with."""
+    codebook = vq._codebook
+    codebook.embed.copy_(means[None])
+    codebook.embed_avg.copy_((means * counts[:, None])[None])
+    codebook.cluster_size.copy_(counts[None])
+    codebook.initted.fill_(True)  # not so in runs that were begun when the library did this
 
 
 def build_quantizer(config: TokenizerConfig) -> Quantizer:

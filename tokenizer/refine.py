@@ -62,10 +62,13 @@ def _search(
         return choices[torch.arange(len(choices), device=choices.device), which]  # (B, 36 - first)
 
     def error(choices: Tensor, first: int) -> Tensor:
+        return torch.cat([errors(part, first) for part in choices.split(AT_ONCE, dim=1)], dim=1)  # (B, c)
+
+    def errors(choices: Tensor, first: int) -> Tensor:
         count = choices.shape[1]
         latents = quantizer.lookup(choices.flatten(0, 1))  # (B c, n, d)
         painted = decoder.complete(x.repeat_interleave(count, 0), latents, first).clamp(-1, 1)
-        return (painted.unflatten(0, (-1, count)) - images[:, None]).square().mean((2, 3, 4))  # (B, c)
+        return (painted.unflatten(0, (-1, count)) - images[:, None]).square().mean((2, 3, 4))
 
     latents = write(images)  # (B, 36, d)
     codes = quantizer(latents).codes  # (B, 36)

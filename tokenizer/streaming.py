@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from svq.data.codes import Codes
+from svq.data.codes import Codes, code_type
 from svq.data.entries import Entry
 from svq.data.imageset import Advance, nothing, sorted_classes, to_float
 from svq.data.stream import Streamed, stream
@@ -60,7 +60,8 @@ def tokenize_stream(
     tokenizer.to(device)
     kept: list[Streamed] = []
     skipped: list[str] = []
-    parts: list[NDArray[np.int64]] = []
+    parts: list[NDArray[np.integer]] = []
+    size = tokenizer.quantizer.codebook_size
     content = hashlib.sha256()
     for batch in stream(entries, tokenizer.config.image_size, batch_size, workers):
         skipped += [f"{one.entry.key}: {one.problem}" for one in batch if one.pixels is None]
@@ -68,7 +69,7 @@ def tokenize_stream(
         if wanted:
             pixels = np.stack([one.pixels for one in wanted if one.pixels is not None])  # (B, 3, S, S)
             images = to_float(torch.from_numpy(pixels).to(device))
-            parts.append(tokenizer.encode(images, refine).cpu().numpy())
+            parts.append(tokenizer.encode(images, refine).cpu().numpy().astype(code_type(size)))
             for one, picture in zip(wanted, pixels, strict=True):
                 content.update(f"{one.entry.key}|{one.entry.label}|{one.split}|".encode(errors="surrogateescape"))
                 content.update(picture.tobytes())
@@ -77,13 +78,12 @@ def tokenize_stream(
     if not kept:
         reason = f"; the first problem: {skipped[0]}" if skipped else ""
         raise DataError(f"no readable picture in split '{split}' of {source}{reason}")
-    size = tokenizer.quantizer.codebook_size
     codes = _collect(kept, np.concatenate(parts), size, mark, content.hexdigest(), source)
     return replace(codes, refine=refine), skipped
 
 
 def _collect(
-    kept: list[Streamed], codes: NDArray[np.int64], codebook_size: int, tokenizer: str, data: str, source: str
+    kept: list[Streamed], codes: NDArray[np.integer], codebook_size: int, tokenizer: str, data: str, source: str
 ) -> Codes:
     """Put codes (N, 36) together with what is known of their pictures."""
     classes = tuple(sorted_classes({one.entry.label for one in kept if one.entry.label is not None}))

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from svq.data.codes import Codes
+from svq.data.codes import Codes, code_type
 from svq.data.imageset import Advance, ImageSet, nothing, to_float
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
@@ -44,7 +44,8 @@ def tokenize(
     parts = []
     for start in range(0, len(chosen), batch_size):
         batch = images.batch(chosen[start : start + batch_size])
-        parts.append(tokenizer.encode(to_float(batch.to(device)), refine).cpu().numpy())
+        codes = tokenizer.encode(to_float(batch.to(device)), refine).cpu().numpy()
+        parts.append(codes.astype(code_type(tokenizer.quantizer.codebook_size)))
         advance(len(batch))
     return Codes(
         codes=np.concatenate(parts),

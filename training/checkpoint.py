@@ -39,7 +39,8 @@ XZ = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "lp"
 
 
 def publish(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary folder, add the manifest, and rename it to `folder`."""
+    """Let `write` fill a temporary folder, add the manifest, and rename it to `folder`; a link stays one."""
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = folder.parent / f".{folder.name}.writing"
     shutil.rmtree(work, ignore_errors=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from svq.errors import CheckpointError, TrainingError, few
 from svq.provenance import versions
 from svq.training import checkpoint
+from svq.training.log import console
 from svq.training.optimizer import load_optimizer_state, optimizer_state
 from svq.training.sharding import load_whole, whole
 from svq.training.step import Trainer
@@ -59,7 +60,7 @@ def identity(trainer: Trainer) -> dict[str, Any]:
 
 
 def save(trainer: Trainer, out: Path, position: Position) -> None:
-    """Publish a checkpoint, then remove those that are no longer to be kept.
+    """Publish a checkpoint, then tidy up.
 
     Raises:
         TrainingError: it cannot be written, as on a full disk; the checkpoints before it are as they were.
@@ -77,6 +78,8 @@ def save(trainer: Trainer, out: Path, position: Position) -> None:
                 f"{f'the one before, {kept}, is intact' if kept else 'there is none before it'}; "
                 "make room and run the same command again"
             )
+        else:
+            _tidy(trainer, out, position)
     trouble = trainer.from_first(trouble)
     if trouble:
         raise TrainingError(trouble)
@@ -113,23 +116,37 @@ def _publish(
             )
         )
 
+    checkpoint.publish(out / checkpoint.CHECKPOINTS / _name(position.seen), write)
+
+
+def _tidy(trainer: Trainer, out: Path, position: Position) -> None:
+    """Point to the best checkpoint, and remove those that are no longer to be kept, and leftovers.
+
+    The checkpoint is written by then, so no trouble here ends the run.
+    """
     folder = out / checkpoint.CHECKPOINTS
-    checkpoint.publish(folder / _name(position.seen), write)
     best = folder / _name(position.best_at)
     if position.best is not None and best.is_dir():
-        if (out / BEST / "manifest.json").exists() and not (out / BEST).is_symlink():
-            shutil.rmtree(out / BEST)  # a run that was copied may hold a copy of that checkpoint
-        link = out / f".{BEST}.writing"
-        link.unlink(missing_ok=True)
-        link.symlink_to(best.relative_to(out))
-        os.replace(link, out / BEST)
+        try:
+            _point(out, best)
+        except OSError as error:
+            console.print(f"no link '{BEST}' to {best}: {error}", style="yellow", markup=False, soft_wrap=True)
     # Not those beyond: a run that went back behind damaged ones must keep its own, not them.
     reached = [p for p in checkpoint.numbered(folder) if p.name <= _name(position.seen)]
     for old in reached[: -trainer.config.keep]:
         if old != best:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
     for left in (*folder.glob(".*.writing"), *folder.glob(".*.old")):  # by a run that was killed
-        shutil.rmtree(left)
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _point(out: Path, best: Path) -> None:
+    if (out / BEST / "manifest.json").exists() and not (out / BEST).is_symlink():
+        shutil.rmtree(out / BEST)  # a run that was copied may hold a copy of that checkpoint
+    link = out / f".{BEST}.writing"
+    link.unlink(missing_ok=True)
+    link.symlink_to(best.relative_to(out))
+    os.replace(link, out / BEST)
 
 
 def _name(seen: int) -> str:

@@ -56,6 +56,8 @@ def test_samples_begin_with_their_prefix(generator: Generator) -> None:
     assert torch.equal(generator.sample(3, prefix=prefix)[:, :5], prefix)
     whole = torch.randint(0, 20, (3, 8))
     assert torch.equal(generator.sample(3, prefix=whole), whole)
+    stored = prefix.to(torch.uint16)  # as a file of codes has it
+    assert torch.equal(generator.sample(3, prefix=stored), generator.sample(3, prefix=prefix))
 
 
 def test_continuing_its_own_prefix_gives_the_same_image(generator: Generator) -> None:
@@ -94,6 +96,7 @@ def test_schedules_by_position(generator: Generator) -> None:
         ({"labels": torch.tensor([2])}, "expected 1 labels from -1 to 1"),
         ({"prefix": torch.zeros(1, 9).long()}, "expected a prefix of shape"),
         ({"prefix": torch.full((1, 2), 20)}, r"must lie in \[0, 20\)"),
+        ({"prefix": torch.zeros(1, 2)}, r"to be integers, got torch\.float32"),
         ({"temperature": [1.0]}, "expected a schedule of 8 numbers, one for each position, got 1"),
         ({"top_p": [1.0] * 9}, "expected a schedule of 8 numbers"),
         ({"guidance": 2.0}, "guidance needs a class"),

@@ -1,5 +1,6 @@
 """The whole tokenizer: codes, prefixes, files."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,14 @@ def test_pictures_of_another_size_are_refused(tokenizer: StyledTokenizer) -> Non
 def test_pictures_of_any_floating_type_are_taken(tokenizer: StyledTokenizer, kind: torch.dtype) -> None:
     images = (torch.rand(2, 3, 16, 16) * 2 - 1).half()
     assert torch.equal(tokenizer.encode(images.to(kind)), tokenizer.encode(images.float()))
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_tokenizer_of_another_precision_says_so(tokenizer: StyledTokenizer, kind: torch.dtype) -> None:
+    other = copy.deepcopy(tokenizer).to(kind)
+    for use in (lambda: other.encode(torch.zeros(1, 3, 16, 16)), lambda: other.decode(torch.zeros(1, 8).long())):
+        with pytest.raises(UserError, match=rf"expected a tokenizer in float32, got {kind}; call \.float\(\)"):
+            use()
 
 
 def test_codes_of_any_integer_type_are_taken(tokenizer: StyledTokenizer) -> None:

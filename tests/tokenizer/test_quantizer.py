@@ -1,13 +1,20 @@
 """Every quantizer keeps the same promises, and each its own."""
 
-from pathlib import Path
-
 import pytest
 import torch
+import vector_quantize_pytorch as vqp
 
 from svq.errors import TrainingError
-from svq.tokenizer.config import FSQConfig, KMeansConfig, QuantizerConfig, SimVQConfig, TokenizerConfig, VQConfig
-from svq.tokenizer.quantizer import FSQ, CosineVQ, KMeans, PositionNorm, Quantizer, SimVQ, build_quantizer
+from svq.tokenizer.config import (
+    FSQConfig,
+    KMeansConfig,
+    LFQConfig,
+    QuantizerConfig,
+    SimVQConfig,
+    TokenizerConfig,
+    VQConfig,
+)
+from svq.tokenizer.quantizer import FSQ, LFQ, CosineVQ, KMeans, PositionNorm, Quantizer, SimVQ, build_quantizer
 from tests.tokenizer.kinds import KINDS
 
 
@@ -34,6 +41,11 @@ class TestAll:
         assert quantized.codes.max() < kind.codebook_size
         torch.testing.assert_close(quantizer.lookup(quantized.codes), quantized.latents)
         torch.testing.assert_close(quantizer.lookup(quantized.codes[:, :3]), quantized.latents[:, :3])
+
+    def test_no_codes_are_no_latents(self, kind: QuantizerConfig, config: TokenizerConfig) -> None:
+        quantizer, _ = built(kind, config)
+        for shape in ((2, 0), (0, 8), (0, 0)):
+            assert quantizer.lookup(torch.empty(shape, dtype=torch.int64)).shape == (*shape, kind.dim)
 
     def test_quantizing_the_latents_of_codes_gives_the_codes(
         self, kind: QuantizerConfig, config: TokenizerConfig
@@ -110,6 +122,29 @@ def test_dead_codes_come_back_to_life() -> None:
     assert len(quantizer.eval()(latents).codes.unique()) == 32 > before
 
 
+def test_lfq_learns_what_the_library_says(config: TokenizerConfig) -> None:
+    quantizer, latents = built(LFQConfig(bits=6), config)
+    assert isinstance(quantizer, LFQ)
+    latents = (0.01 * latents).requires_grad_()  # where a latent is not sure of its code
+    library = vqp.LFQ(dim=6, codebook_size=64, entropy_loss_weight=0.02, commitment_loss_weight=0.1)
+    expected, loss = library.train()(latents)[2], quantizer.learn(latents)
+    assert expected.abs() > 0.01
+    torch.testing.assert_close(loss, expected)
+    both = [torch.autograd.grad(value, latents)[0] for value in (loss, expected)]
+    torch.testing.assert_close(both[0], both[1])
+
+
+def test_k_means_that_a_run_of_before_has_not_begun_is_begun_here(config: TokenizerConfig) -> None:
+    quantizer, latents = built(KMeansConfig(codebook_size=8, dim=4), config)
+    assert isinstance(quantizer, KMeans)
+    quantizer.vq._codebook.initted.fill_(False)  # as the library has it in its checkpoints
+    quantizer.start(latents)
+    codes = torch.arange(8)[None]
+    before = quantizer.lookup(codes)
+    quantizer.eval()(latents)
+    torch.testing.assert_close(quantizer.lookup(codes), before, rtol=0, atol=0)
+
+
 def test_k_means_freezes_its_codebook(config: TokenizerConfig) -> None:
     quantizer, latents = built(KMeansConfig(codebook_size=8, dim=4), config)
     assert isinstance(quantizer, KMeans)
@@ -136,20 +171,6 @@ def test_position_norm_normalises_each_position_by_itself() -> None:
     for _ in range(200):
         norm(z)
     torch.testing.assert_close(norm.eval()(z), normalised, atol=1e-2, rtol=1e-2)
-
-
-def test_position_norm_of_processes_is_that_of_one(tmp_path: Path) -> None:
-    here, alone = PositionNorm(tokens=4, dim=2), PositionNorm(tokens=4, dim=2)
-    z = torch.randn(64, 4, 2) * 0.01 + 100  # where the mean of squares less the square of the mean is noise
-    expected = [alone(z) for _ in range(3)]
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
-    try:
-        for value in expected:
-            torch.testing.assert_close(here(z), value, rtol=1e-2, atol=1e-2)
-    finally:
-        torch.distributed.destroy_process_group()
-    for name in ("norm.running_mean", "norm.running_var"):
-        torch.testing.assert_close(here.state_dict()[name], alone.state_dict()[name], rtol=1e-3, atol=1e-5)
 
 
 def test_position_norm_takes_positions_in_groups() -> None:

@@ -1,5 +1,7 @@
 """Searching for better codes than the encoder's."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from svq.data import ImageSet
 from svq.data.imageset import to_float
 from svq.errors import UserError
-from svq.tokenizer import StyledTokenizer
+from svq.tokenizer import StyledTokenizer, refine
 from svq.tokenizer.config import KMeansConfig, QuantizerConfig, TokenizerConfig, VQConfig
 from tests.tokenizer.kinds import KINDS
 
@@ -73,6 +75,23 @@ def test_the_search_equals_its_plain_transcription(config: TokenizerConfig, imag
 def test_more_others_than_there_are_is_all_of_them(config: TokenizerConfig, images: Tensor) -> None:
     tokenizer = build(config.model_copy(update={"quantizer": KMeansConfig(codebook_size=8, dim=4)}), images[:8])
     torch.testing.assert_close(tokenizer.encode(images[:3], refine=7), tokenizer.encode(images[:3], refine=100))
+
+
+def test_no_more_than_a_fixed_number_is_painted_at_once(
+    config: TokenizerConfig, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = build(config.model_copy(update={"quantizer": KMeansConfig(codebook_size=32, dim=4)}), images)
+    expected = tokenizer.encode(images[:3], refine=20)
+    painted, complete = [], tokenizer.decoder.complete
+
+    def counting(x: Tensor, *rest: Any) -> Tensor:
+        painted.append(len(x))
+        return complete(x, *rest)
+
+    monkeypatch.setattr(tokenizer.decoder, "complete", counting)
+    monkeypatch.setattr(refine, "AT_ONCE", 8)
+    assert torch.equal(tokenizer.encode(images[:3], refine=20), expected)
+    assert max(painted) == 8
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)

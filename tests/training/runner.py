@@ -20,7 +20,14 @@ from svq.errors import RunStopped
 from svq.generator.config import GeneratorShape, GeneratorTrainConfig
 from svq.generator.task import GeneratorTask
 from svq.tokenizer import StyledTokenizer
-from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig, VQConfig
+from svq.tokenizer.config import (
+    FSQConfig,
+    KMeansConfig,
+    QuantizerConfig,
+    TokenizerConfig,
+    TokenizerTrainConfig,
+    VQConfig,
+)
 from svq.tokenizer.task import TokenizerTask
 from svq.training.checkpoint import fingerprint
 from svq.training.config import Config, OptimizerConfig
@@ -35,6 +42,11 @@ SHAPE: dict[str, Any] = {
     "image_size": 16, "patch_size": 8, "tokens": 8, "encoder_width": 32, "encoder_depth": 2, "encoder_heads": 2,
     "decoder_width": 32, "decoder_heads": 2, "plain_layers": 1, "mlp_ratio": 2, "looks": 2, "ahead": 2,
 }  # fmt: skip
+QUANTIZERS: dict[str, QuantizerConfig] = {
+    "fsq": FSQConfig(),
+    "vq": VQConfig(codebook_size=16),
+    "kmeans": KMeansConfig(codebook_size=16),
+}
 COMMON: dict[str, Any] = {"images": 96, "batch_size": 8, "evaluate_every": 96, "save_every": 8}
 
 
@@ -85,8 +97,8 @@ def harm(settings: Settings) -> None:
 
 
 def build(stage: str, settings: Settings, folder: Path) -> Task:
-    quantizer = {"quantizer": VQConfig(codebook_size=16)} if settings.quantizer == "vq" else {}
-    config = TokenizerConfig(**SHAPE, normalize=settings.normalize, **quantizer)
+    quantizer = QUANTIZERS[settings.quantizer]
+    config = TokenizerConfig(**SHAPE, normalize=settings.normalize, quantizer=quantizer)
     if stage == "tokenizer":
         assert isinstance(settings.train, TokenizerTrainConfig)
         return TokenizerTask(config, settings.train, open_images(str(folder), 16))

@@ -43,6 +43,16 @@ def test_publishing_again_replaces(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["one"]
 
 
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for text in ("first", "second"):
+        publish(tmp_path / "link", write(text))
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "disk" / "a.txt").read_text() == text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "link"]
+
+
 @pytest.mark.parametrize(
     ("harm", "message"),
     [

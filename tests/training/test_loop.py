@@ -87,7 +87,9 @@ def final(out: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    "quantizer", [None, pytest.param(VQConfig(codebook_size=16), marks=EXACT_ON_CPU)], ids=["fsq", "vq"]
+    "quantizer",
+    [None, *(pytest.param(kind(codebook_size=16), marks=EXACT_ON_CPU) for kind in (VQConfig, KMeansConfig))],
+    ids=["fsq", "vq", "kmeans"],
 )
 @pytest.mark.parametrize("stopped_at", [16, 40, 64])  # continuous, during the ramp, quantized and with a critic
 def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
@@ -286,6 +288,19 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [f"{n:012d}" for n in (8, 16)]
     monkeypatch.undo()
     run(config, TRAIN, pictures, tmp_path)
+
+
+def test_what_cannot_be_tidied_up_ends_no_run(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(Path, "symlink_to", refused)
+    run(config, TRAIN, pictures, tmp_path)
+    assert "no link 'best' to" in capfd.readouterr().err
+    assert not (tmp_path / "best").exists()
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
 
 
 def test_runs_in_one_process_may_differ_in_precision() -> None:

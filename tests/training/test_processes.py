@@ -33,6 +33,7 @@ RUNS: dict[str, tuple[Any, ...]] = {  # stage, processes, assignments
     "fsq1": ("tokenizer", 1),
     "fsq2": ("tokenizer", 2),
     "vq2": ("tokenizer", 2, "quantizer=vq"),
+    "kmeans2": ("tokenizer", 2, "quantizer=kmeans"),
     "vq2adamw": ("tokenizer", 2, *PLAIN),
     "vq2sharded": ("tokenizer", 2, *SHARDED),
     "gpt2": ("generator", 2, *MICRO),
@@ -156,6 +157,7 @@ def test_all_processes_end_with_the_same_weights_codebooks_and_steps(undisturbed
         ("fsq2", 16, 1),  # continuous, in the middle of an epoch, the second process is told
         ("vq2", 48, 0),  # while more and more pictures are quantized
         ("vq2", 72, 1),  # all of them are, in the second epoch
+        ("kmeans2", 72, 0),
         ("vq2sharded", 48, 1),
         ("gpt2", 40, 1),
     ],
