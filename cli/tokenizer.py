@@ -19,7 +19,7 @@ TRAIN_EXAMPLES = """
 
 [cyan]svq tokenizer train --data photos/ --preset tiny --images 500k --out runs/photos[/cyan]
 
-[cyan]svq tokenizer train --set model.quantizer.kind=vq --set train.truncated_share=0[/cyan]
+[cyan]svq tokenizer train --set model.quantizer.kind=vq --set train.continuous_share=0.3[/cyan]
 
 [cyan]svq tokenizer train --preset seed --data pictures.rec --nproc 8 --batch-size auto --dry-run[/cyan]
 """

@@ -1,7 +1,9 @@
 """What README.md and docs/ tell a reader to type, to set and to click is there."""
 
+import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,8 +12,11 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from svq.cli.app import app
+from svq.cli.options import count
 from svq.generator.config import GeneratorSettings
 from svq.tokenizer.config import QuantizerConfig, TokenizerSettings
+from svq.tokenizer.presets import PRESETS
+from svq.training.settings import resolve
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "tokenizer" / "pretrained").glob("*/card.md"))
@@ -53,6 +58,40 @@ def test_a_command_exists(page: str, line: str) -> None:
     # Options that do not exist are refused before --help is obeyed.
     result = CliRunner().invoke(app, [*arguments, "--help"])
     assert result.exit_code == 0, f"{page}: {line}\n{result.output}"
+
+
+def options(line: str) -> dict[str, list[str]]:
+    """The options of a command and their values, in order."""
+    words, found = shlex.split(line), dict[str, list[str]]()
+    for word, value in pairwise(words):
+        if word.startswith("--"):
+            found.setdefault(word, []).append(value)
+    return found
+
+
+def settings(line: str) -> TokenizerSettings:
+    """What a command to train a tokenizer would train."""
+    given = options(line)
+    named = {"--images": "train.images", "--batch-size": "train.batch_size"}
+    numbers = {key: count(given[option][0]) for option, key in named.items() if option in given}
+    preset = given.get("--preset", ["nano"])[0]
+    return resolve(PRESETS[preset](), assignments=given.get("--set", []), options=numbers)
+
+
+@pytest.mark.parametrize(
+    "line", [line for _, line in ALL if line.startswith("svq tokenizer train") and not re.search(r"=[A-Z]{2,}", line)]
+)
+def test_settings_of_a_command_fit_together(line: str) -> None:
+    settings(line)
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
+def test_the_command_of_a_card_trains_what_was_trained(card: Path) -> None:
+    (line,) = (line for line in commands(card) if line.startswith("svq tokenizer train"))
+    found, was = settings(line), json.loads((card.parent / "run.json").read_text())["identity"]
+    assert found.model.model_dump(mode="json") == was["model"]
+    train = found.train.model_dump(mode="json")
+    assert {key: train[key] for key in was["train"]} == was["train"]
 
 
 def exists(key: str) -> bool:
