@@ -5,7 +5,7 @@ means "any picture" and begins an unconditional sentence, then one token for eac
 """
 
 import math
-from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +151,7 @@ class Generator(nn.Module):
         if self.training:
             raise UserError("sampling in training mode would drop units at random; call .eval() first")
         for schedule in (guidance, *others):
-            if isinstance(schedule, Sequence) and len(schedule) != tokens:
+            if schedule is not None and not isinstance(schedule, int | float | Real) and len(schedule) != tokens:
                 raise UserError(f"expected a schedule of {tokens} numbers, one for each position, got {len(schedule)}")
             if schedule is not None and not all(math.isfinite(at_position(schedule, i)) for i in range(tokens)):
                 raise UserError(f"expected finite numbers to sample with, got {schedule}")

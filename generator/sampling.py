@@ -6,6 +6,7 @@ point where the cumulated probability, in float64, passes the number. No other i
 
 import hashlib
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def at_position(schedule: Schedule, position: int) -> float:
     Raises:
         UserError: the schedule is too short.
     """
-    if isinstance(schedule, int | float):
+    if isinstance(schedule, int | float | Real):  # NumPy has its own
         return float(schedule)
     if position >= len(schedule):
         raise UserError(f"a schedule of {len(schedule)} numbers has none for position {position + 1}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -88,6 +89,8 @@ def test_schedules_by_position(generator: Generator) -> None:
     assert torch.equal(mixed[:, :4], greedy[:, :4])
     assert not torch.equal(mixed, greedy)
     assert torch.equal(generator.sample(6, seed=0, top_k=[1] * 8), greedy)
+    assert torch.equal(generator.sample(6, seed=0, temperature=np.float32(0)), greedy)
+    assert torch.equal(generator.sample(6, seed=0, temperature=np.zeros(8)), greedy)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,7 @@ def test_schedules_by_position(generator: Generator) -> None:
         ({"prefix": torch.zeros(1, 2)}, r"to be integers, got torch\.float32"),
         ({"temperature": [1.0]}, "expected a schedule of 8 numbers, one for each position, got 1"),
         ({"top_p": [1.0] * 9}, "expected a schedule of 8 numbers"),
+        ({"top_p": np.ones(9)}, "expected a schedule of 8 numbers"),
         ({"guidance": 2.0}, "guidance needs a class"),
         ({"temperature": float("nan")}, "expected finite numbers to sample with, got nan"),
         ({"guidance": [1.0] * 7 + [float("inf")], "labels": torch.tensor([0])}, "expected finite numbers"),
