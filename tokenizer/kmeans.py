@@ -25,10 +25,8 @@ def kmeans(latents: Tensor, clusters: int, iterations: int, cosine: bool = False
         Means (K, d), and how many latents each had (K,), the same in all processes. A mean that has none stays.
     """
     several = torch.distributed.is_initialized()
-    chosen = torch.randperm(len(latents), device=latents.device)
-    chosen = chosen.repeat(-(-clusters // len(latents)))[
-        :clusters
-    ]  # repeated, if there are fewer latents than clusters
+    # Drawn again and again, where there are fewer latents than clusters.
+    chosen = torch.randperm(len(latents), device=latents.device).repeat(-(-clusters // len(latents)))[:clusters]
     means, counts = latents[chosen], latents.new_zeros(clusters)
     if several:
         torch.distributed.broadcast(means, 0)
