@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import ablations, copies, rate_distortion, residual_kmeans, trials
+from benchmarks import ablations, copies, quantizers, rate_distortion, residual_kmeans, trials
 from benchmarks.rate_distortion import MODELS
 from benchmarks.trials import nearest, seconds_of, teach_null
 from svq.data import open_images
@@ -86,6 +87,22 @@ def test_what_stands_for_a_missing_code_is_taught_and_nothing_else(name: str, mo
     assert torch.equal(model.decode(codes), whole)
     error, error_before = ((picture - images).square().mean() for picture in (model.decode(codes[:, :2]), prefix))
     assert error < 0.9 * error_before
+
+
+def test_a_quantizer_is_measured_by_the_whole_chain(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["quantizers", "--data", str(folder), "--out", str(tmp_path), "--kinds", "kmeans", "--starts", "late"]
+    small = ["--images", "160", "--sequences", "64", "--set", "model.quantizer.codebook_size=32"]
+    monkeypatch.setattr(sys, "argv", [*words, *small])
+    monkeypatch.setattr(quantizers, "SAMPLES", 64)
+    quantizers.main()
+    found = json.loads((tmp_path / "kmeans-late-0" / "result.json").read_text())
+    assert found["settings"]["train"]["continuous_share"] == 0.8
+    assert found["codes"] == 32
+    assert 0.5 < found["used"] <= 1 < found["perplexity"] <= 32
+    assert 0 < found["nats"] < 2 * math.log(32)
+    assert found["frechet_of_samples"] > 0
 
 
 def test_a_comparison_is_measured_once_and_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
