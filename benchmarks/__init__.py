@@ -1,1 +1,1 @@
-"""What docs/results.md was measured with."""
+"""What docs/results.md, speed.md and experiments.md were measured with."""
