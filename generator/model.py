@@ -112,11 +112,8 @@ class Generator(nn.Module):
         device, tokens = next(self.parameters()).device, self.config.tokens
         labels = torch.full((n,), -1) if labels is None else labels
         prefix = torch.empty((n, 0), dtype=torch.int64) if prefix is None else prefix
-        if prefix.is_floating_point():
-            raise UserError(f"expected the codes of a prefix to be integers, got {prefix.dtype}")
-        prefix = prefix.long()  # files of codes have uint16, of which torch has no minimum
         self._check(n, labels, prefix, guidance, temperature, top_k, top_p, min_p)
-        labels, codes = labels.to(device), prefix.to(device)
+        labels, codes = labels.to(device), prefix.to(device, torch.int64)
         noise = image_noise(seed, first, n, tokens).to(device)  # (n, 36)
         guided = any(at_position(guidance, i) != 1 for i in range(tokens)) and bool((labels >= 0).any())
         if guided:  # the second half of the batch has no condition
@@ -161,6 +158,9 @@ class Generator(nn.Module):
             raise UserError(f"expected {n} labels from -1 to {classes - 1}, got {labels.tolist()[:8]}")
         if prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > tokens:
             raise UserError(f"expected a prefix of shape ({n}, k <= {tokens}), got {tuple(prefix.shape)}")
+        if prefix.is_floating_point():
+            raise UserError(f"expected the codes of a prefix to be integers, got {prefix.dtype}")
+        prefix = prefix.long()  # files of codes have uint16, of which torch has no minimum
         if prefix.numel() and not (int(prefix.min()) >= 0 and int(prefix.max()) < size):
             raise UserError(f"the codes of a prefix must lie in [0, {size})")
 
