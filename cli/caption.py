@@ -31,6 +31,8 @@ def caption(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes; CUDA devices are taken in turn.")] = 1,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Length of a caption, at most.")] = 40,
     beams: Annotated[int, typer.Option("--beams", min=1, help="Width of the beam search.")] = 1,
+    root: options.Root = None,
+    column: options.Column = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a caption for each picture: a list for `svq data pack`. Run again, it goes on where it stopped."""
@@ -40,10 +42,9 @@ def caption(
     from svq.training.log import bar
 
     check_file(out, ".jsonl")
+    pictures = list_pictures(source, root=root, columns=options.columns(column))
     with bar("caption", total=None) as advance:
-        result = write_captions(
-            list_pictures(source), out, CaptionSettings(model, max_tokens, beams), batch_size, workers, advance
-        )
+        result = write_captions(pictures, out, CaptionSettings(model, max_tokens, beams), batch_size, workers, advance)
     show(
         {"out": out, **result._asdict()},
         {

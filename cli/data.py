@@ -98,9 +98,7 @@ def pack(
         int, typer.Option("--shard-size", parser=options.count, metavar="COUNT", help="Records of a shard.")
     ] = 100_000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the order.")] = 0,
-    root: Annotated[
-        Path | None, typer.Option("--root", metavar="DIR", help="Where a list's paths begin; by default beside it.")
-    ] = None,
+    root: options.Root = None,
     column: options.Column = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that read and encode.")] = 1,
     max_broken: Annotated[

@@ -163,7 +163,7 @@ def fid(
     as_json: options.Json = False,
 ) -> None:
     """Measure FID, KID and Inception score of samples against a reference."""
-    from svq.data.imageset import cache_root
+    from svq.data.prepared import cache_root
     from svq.data.sources import native_size
     from svq.errors import DataError
     from svq.evaluation.fid import PictureSet, distance, inception_weights

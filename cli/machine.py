@@ -151,7 +151,7 @@ def _gflops(dtype: "torch.dtype", side: int, device: "torch.device") -> float:
 
 
 def _disk() -> Check:
-    from svq.data.imageset import cache_root
+    from svq.data.prepared import cache_root
 
     root = cache_root()
     place = root

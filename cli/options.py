@@ -95,6 +95,9 @@ GeneratorRun = Annotated[
 ]
 InceptionWeights = Annotated[Path | None, typer.Option("--weights", metavar="PATH", help="File of Inception weights.")]
 Split = Annotated[Literal["train", "val", "all"], typer.Option("--split", help="Which pictures.")]
+Root = Annotated[
+    Path | None, typer.Option("--root", metavar="DIR", help="Where a list's paths begin; by default beside it.")
+]
 Column = Annotated[
     list[str] | None,
     typer.Option(

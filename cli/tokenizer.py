@@ -128,6 +128,8 @@ def tokenize(
     stream: Annotated[
         bool, typer.Option("--stream", help="Read files while others are encoded, and prepare no set; of lists, too.")
     ] = False,
+    root: options.Root = None,
+    column: options.Column = None,
     as_json: options.Json = False,
 ) -> None:
     """Write pictures as codes: one safetensors file that stage two reads."""
@@ -146,10 +148,12 @@ def tokenize(
     model = StyledTokenizer.from_pretrained(path)
     skipped: tuple[str, ...] | list[str]
     if stream or streams_by_itself(data, model.config.image_size):
-        entries = list_pictures(data, model.config.image_size)
+        entries = list_pictures(data, model.config.image_size, root, options.columns(column))
         with bar("tokenize", None) as advance:
             codes, skipped = tokenize_stream(model, entries, data, split, refine=refine, advance=advance)
         say_skipped(skipped, named_by="svq tokenize --stream --json")  # of a list, 'data info' knows nothing
+    elif root or column:
+        raise UserError("--root and --column are for lists, which are streamed; give --stream, too")
     else:
         pictures = open_source(data, model.config.image_size)
         chosen, skipped = pictures.indices(split), pictures.skipped

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from svq.data.colour import is_foreign, to_rgb
 from svq.errors import DataError
@@ -23,6 +23,15 @@ PNG = b"\x89PNG\r\n\x1a\n"  # what the file begins with
 JPEG = b"\xff\xd8\xff"
 START_OF_SCAN = 0xDA  # a marker of JPEG
 ORIENTATION = 0x0112  # the EXIF tag
+TURNS = {  # by its values: what brings a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Encode = Literal["keep", "png", "jpeg"]
 
@@ -34,8 +43,7 @@ def decode(data: bytes) -> Image.Image:
         DataError: it is damaged, of an unknown format, or too large.
     """
     with _damage_named():
-        upright: Image.Image = ImageOps.exif_transpose(_load(data))
-        return upright
+        return _upright(_load(data))
 
 
 def look(data: bytes) -> Image.Image:
@@ -64,13 +72,22 @@ def _load(data: bytes) -> Image.Image:
     return image
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Return a picture as its Exif, or XMP, says that it was taken.
+
+    Pillow's own `exif_transpose` writes the whole Exif block anew, and fails on tags that cameras get wrong.
+    """
+    turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
+
+
 @contextmanager
 def _damage_named() -> Iterator[None]:
     """Turn whatever Pillow raises on a damaged file into a DataError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of sizes that are checked here
-            yield
+        # Pillow warns of sizes that are checked here. For good: `warnings.catch_warnings` is not safe in threads.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
     except DataError:
         raise
     except UnidentifiedImageError as error:
@@ -107,7 +124,7 @@ def encode(data: bytes, how: Encode, quality: int, resize: int | None) -> bytes:
         shrink = resize is not None and min(image.size) > resize
         if how == "keep" and plain and not shrink and is_flawless(data):
             return data
-        image = to_rgb(ImageOps.exif_transpose(image))
+        image = to_rgb(_upright(image))
         if resize is not None and shrink:
             scale = resize / min(image.size)
             size = (max(resize, round(image.width * scale)), max(resize, round(image.height * scale)))

@@ -4,16 +4,18 @@ What is special: an entry is a few words, so that millions of them can be writte
 to other processes, which load the pictures.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from svq.data.encoding import MAX_BYTES, decode
-from svq.data.imageset import Item, in_validation
-from svq.data.recordio import RecordFile
+from svq.data.encoding import MAX_BYTES
+from svq.data.recordio import RecordMap
 from svq.errors import DataError
+
+VALIDATION_SHARE = 0.1
 
 Place = tuple[str | int, ...]  # the kind of place, and where in it; see `load`
 
@@ -40,27 +42,19 @@ def load(place: Place) -> bytes:
     return _LOADERS[str(kind)](*where)
 
 
+def readable(name: str) -> str:
+    """Return a name as text, whatever its bytes."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def in_validation(content: bytes) -> bool:
+    """Say whether content belongs to the validation split: a tenth of all contents, by their SHA-256."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") < VALIDATION_SHARE * 2**64
+
+
 def split_of(entry: Entry, content: bytes) -> Literal["train", "val"]:
     """Return the split that an entry with this content belongs to."""
     return entry.split or ("val" if in_validation(content) else "train")
-
-
-def items(entries: Iterable[Entry]) -> Iterator[Item]:
-    """Yield the pictures of entries, decoded; one that cannot be read comes with its problem."""
-    for entry in entries:
-        try:
-            content = load(entry.place)
-            image = decode(content)
-        except (DataError, OSError) as error:
-            yield Item(entry.key, problem=str(error))
-            continue
-        yield Item(
-            key=entry.key,
-            image=image,
-            label=entry.label,
-            caption=entry.caption or entry.synthetic,
-            validation=split_of(entry, content) == "val",
-        )
 
 
 def _load_file(path: str) -> bytes:
@@ -71,13 +65,13 @@ def _load_file(path: str) -> bytes:
         return file.read()
 
 
-def _load_record(rec: str, idx: str, number: int) -> bytes:
-    return _open_records(rec, idx)[number].data
+def _load_record(rec: str, offset: int) -> bytes:
+    return _opened(rec).image_at(offset).data
 
 
-@lru_cache(maxsize=64)
-def _open_records(rec: str, idx: str) -> RecordFile:
-    return RecordFile(Path(rec), Path(idx))
+@lru_cache(maxsize=256)  # each holds a file open
+def _opened(rec: str) -> RecordMap:
+    return RecordMap(Path(rec))
 
 
 def _load_emoji(codepoints: str, size: int) -> bytes:

@@ -12,8 +12,9 @@ from typing import Literal
 from PIL import Image
 
 from svq.data.encoding import FORMATS
-from svq.data.entries import Entry, items
-from svq.data.imageset import Advance, ImageSet, cached, nothing
+from svq.data.entries import Entry, readable
+from svq.data.imageset import Advance, ImageSet, nothing
+from svq.data.prepared import cached
 from svq.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -90,8 +91,9 @@ def open_folder(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
             if part.exists():
                 stat = part.stat()
                 listing.update(os.fsencode(part.relative_to(path)))
-                listing.update(f"|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-    return cached(str(path), f"folder|{listing.hexdigest()}", size, items(entries(path, files)), advance, len(files))
+                # Whether it may be read, too: a picture that could not be is read once it can be.
+                listing.update(f"|{stat.st_size}|{stat.st_mtime_ns}|{os.access(part, os.R_OK)}\n".encode())
+    return cached(str(path), f"folder|{listing.hexdigest()}", size, entries(path, files), advance, len(files))
 
 
 def entries(root: Path, files: list[Path]) -> Iterator[Entry]:
@@ -112,14 +114,9 @@ def entries(root: Path, files: list[Path]) -> Iterator[Entry]:
         except OSError:
             caption = ""
         yield Entry(
-            key=_readable(str(file.relative_to(root))),
+            key=readable(str(file.relative_to(root))),
             place=("file", str(file.absolute())),
-            label=_readable(parts[-2]) if len(parts) > 1 + divided else None,
+            label=readable(parts[-2]) if len(parts) > 1 + divided else None,
             caption=caption,
             split=split,
         )
-
-
-def _readable(name: str) -> str:
-    """Return a name as text, whatever its bytes."""
-    return os.fsencode(name).decode(errors="backslashreplace")

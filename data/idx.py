@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from svq.data.entries import Entry
-from svq.data.imageset import Advance, ImageSet, Item, cached, nothing
+from svq.data.imageset import Advance, ImageSet, nothing
+from svq.data.prepared import cached
 from svq.errors import DataError
 from svq.provenance import file_sha256
 
@@ -70,12 +71,6 @@ def native_size(folder: Path) -> int:
     return max(shape[1:])
 
 
-def pad(image: Image.Image, size: int) -> Image.Image:
-    """Return a picture with black around it, so that no side has fewer pixels than `size`; a longer one is kept."""
-    width, height = (max(0, size - side) for side in image.size)
-    return ImageOps.expand(image, (width // 2, height // 2, width - width // 2, height - height // 2))
-
-
 def open_idx(folder: Path, size: int, advance: Advance = nothing) -> ImageSet:
     """Return the pictures of the four files train/t10k-images-idx3-ubyte and -labels-idx1-ubyte.
 
@@ -84,12 +79,9 @@ def open_idx(folder: Path, size: int, advance: Advance = nothing) -> ImageSet:
     Raises:
         DataError: a file is missing or damaged.
     """
-    files, names = _files(folder), _names(folder)
-    contents = [
-        file_sha256(file) for pair in files.values() for file in pair
-    ]  # MNIST's relatives differ in nothing else
-    key = f"idx|{hashlib.sha256(repr((contents, names)).encode()).hexdigest()}"
-    return cached(f"idx:{folder}", key, size, _items(files, size, names), advance)
+    contents = [file_sha256(file) for pair in _files(folder).values() for file in pair]  # relatives differ in no more
+    key = f"idx|{hashlib.sha256(repr((contents, _names(folder))).encode()).hexdigest()}"
+    return cached(f"idx:{folder}", key, size, entries(folder), advance)
 
 
 def entries(folder: Path) -> Iterator[Entry]:
@@ -145,17 +137,3 @@ def _read_pair(image_file: Path, label_file: Path) -> tuple[NDArray[np.uint8], N
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise DataError(f"{image_file} has shape {images.shape}, {label_file} has {labels.shape}")
     return images, labels
-
-
-def _items(files: dict[str, tuple[Path, Path]], size: int, names: tuple[str, ...]) -> Iterator[Item]:
-    for part, (image_file, label_file) in files.items():
-        images, labels = _read_pair(image_file, label_file)
-        for i, (pixels, label) in enumerate(zip(images, labels, strict=True)):
-            name = _name(names, label)
-            yield Item(
-                key=f"{part}/{i:06d}",
-                image=pad(Image.fromarray(pixels), size),
-                label=name,
-                caption=name,
-                validation=part == "t10k",
-            )

@@ -25,6 +25,8 @@ from svq.errors import UserError
 Layout = Literal["class", "captions", "class+captions"]
 START, END = 49406, 49407  # ids before and behind the text of a caption
 CONTEXT = 77  # ids of one caption (Radford et al. 2021, arXiv:2103.00020)
+LETTERS = 2000  # of a caption that are looked at; more than 75 tokens have, and its time grows with a word's square
+WORDS = 100_000  # that CLIP's tokenizer may remember; in millions of captions there are millions
 WIDTHS: dict[Layout, int] = {"class": 1, "captions": 2 * CONTEXT, "class+captions": 1 + 2 * CONTEXT}
 
 
@@ -77,7 +79,11 @@ def _ids(caption: str) -> Sequence[int]:
     """Return the 77 ids of a caption: start, text, end, zeros; a long text is cut."""
     if not caption:
         return [0] * CONTEXT
-    return clip_tokenizer()([caption])[0].tolist()
+    tokenizer = clip_tokenizer()
+    ids = tokenizer([caption[:LETTERS]])[0].tolist()
+    while len(tokenizer.cache) > WORDS:
+        tokenizer.cache.popitem()  # the newest; some it must have are the first, and frequent words come early
+    return ids
 
 
 @cache

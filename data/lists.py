@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from svq.data.entries import Entry
+from svq.data.entries import Entry, readable
 from svq.errors import DataError, UserError, nearest
 
 NAMES = {  # what a column may be called, the first that is there counts; in lower case
@@ -88,18 +88,19 @@ def read_rows(path: Path, needed: str, columns: Mapping[str, str] | None = None)
         if isinstance(row, str):
             yield row
         else:
-            yield {needed: ""} | {role: _text(row[name]) for role, name in found(*row).items()}
+            yield {needed: ""} | {role: _text(row[name], role) for role, name in found(*row).items()}
 
 
 def _entry(values: dict[str, str] | str, number: int, root: str) -> Entry:
     if isinstance(values, str):
         return Entry(f"row {number}", ("nowhere", values))
     image, split = values["image"], values.get("split", "")
-    key = values.get("key") or image or f"row {number}"
+    possible = _may_be_a_path(image)
+    key = values.get("key") or (possible and readable(image)) or f"row {number}"
     if not image:
         return Entry(key, ("nowhere", "the row names no picture"))
-    if "\0" in image:  # Python meets it with a ValueError, not with an OSError as other paths that cannot be
-        return Entry(key, ("nowhere", f"the path {image!r} has a NUL byte in it"))
+    if not possible:
+        return Entry(key, ("nowhere", f"the path {image!r} has a character in it that no path can have"))
     if split and split.lower() not in SPLITS:
         return Entry(key, ("nowhere", f"unknown split '{split}'; known: {', '.join(SPLITS)}"))
     return Entry(
@@ -112,9 +113,18 @@ def _entry(values: dict[str, str] | str, number: int, root: str) -> Entry:
     )
 
 
-def _text(value: object) -> str:
-    # A lone surrogate, which JSON can hold, is no text.
-    return "" if value is None else str(value).encode(errors="replace").decode().strip()
+def _may_be_a_path(name: str) -> bool:
+    """Say whether a name has no character that Python meets with a ValueError: NUL, most surrogates."""
+    try:
+        return b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
+def _text(value: object, role: str) -> str:
+    text = "" if value is None else str(value).strip()
+    # A lone surrogate, which JSON can hold, is no text; but in a path it may stand for a byte that is none (PEP 383).
+    return text if role == "image" else text.encode(errors="replace").decode()
 
 
 def _find_columns(names: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
@@ -144,10 +154,12 @@ def _read_separated(path: Path, needed: str, given: Mapping[str, str]) -> tuple[
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
     header = _first_row(path, csv.reader([first], **dialect))
     has_header = any(cell.strip() in known or cell.strip().lower() in known for cell in header)
-    if not header or (not has_header and not 1 <= len(header) <= 3):
+    # A first row that is neither a known header nor begins with a path or an address is a header of other names.
+    bare_row = 1 <= len(header) <= 3 and any(mark in header[0] for mark in "./")
+    if not has_header and not bare_row:
         raise DataError(
-            f"{path} has {len(header)} columns and no header that names one of {WHAT[bare[0]]}; expected a header, "
-            f"or the columns {', '.join(bare)}"
+            f"{path} has {len(header)} columns and no header that names one of {WHAT[needed]}; expected a header, "
+            f"or the columns {', '.join(bare)}; if there is one, name its column with --column {needed}=NAME"
         )
     names = [cell.strip() for cell in header] if has_header else bare[: len(header)]
 
@@ -212,9 +224,9 @@ def _read_jsonl(path: Path, needed: str, given: Mapping[str, str]) -> tuple[Sequ
     return list(names), rows()
 
 
-def _read_parquet(path: Path, *_: object) -> tuple[Sequence[str], Iterator[Row]]:
+def _read_parquet(path: Path, needed: str, given: Mapping[str, str]) -> tuple[Sequence[str], Iterator[Row]]:
     try:
-        from pyarrow import ArrowException
+        from pyarrow import ArrowException, types
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise UserError("Parquet files need pyarrow: pip install 'svq[parquet]'") from error
@@ -223,15 +235,25 @@ def _read_parquet(path: Path, *_: object) -> tuple[Sequence[str], Iterator[Row]]
     except (ArrowException, OSError) as error:
         raise DataError(f"{path} is not a Parquet file: {error}") from error
 
+    schema = file.schema_arrow
+    wanted = list(_find_columns(schema.names, given).values())
+    for name in wanted:
+        kind = schema.field(name).type
+        if types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+            raise DataError(
+                f"{path}: the column '{name}' holds {kind}, not text; pictures that lie in the file itself are to be "
+                "written as files first, and listed by their paths"
+            )
+
     def rows() -> Iterator[Row]:
         with file:
             try:
-                for batch in file.iter_batches(batch_size=1024):
+                for batch in file.iter_batches(batch_size=1024, columns=wanted):
                     yield from batch.to_pylist()
             except (ArrowException, OSError) as error:
                 raise DataError(f"{path} is damaged: {error}") from error
 
-    return file.schema_arrow.names, rows()
+    return schema.names, rows()
 
 
 _READERS: dict[str, Callable[..., tuple[Sequence[str], Iterator[Row]]]] = {

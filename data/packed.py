@@ -164,6 +164,8 @@ def open_index(path: Path) -> PackedSet:
     Raises:
         DataError: there is no such set, or its index is damaged.
     """
+    if not path.name:
+        raise DataError(f"{path} is a folder; name the index of a packed set, or its .rec")
     file = path.with_suffix(".json")
     if file.is_file():
         return _from_index(file)

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from svq.data.encoding import decode
-from svq.data.entries import Entry, items
-from svq.data.imageset import Advance, ImageSet, Item, Split, cached, fit, in_validation, nothing, sorted_classes
-from svq.data.labels import END, clip_tokenizer, split_labels
-from svq.data.packed import PackedSet, Shard, open_index
+from svq.data.entries import Entry, Place, in_validation
+from svq.data.imageset import Advance, ImageSet, Split, fit, nothing, sorted_classes
+from svq.data.labels import END, Labels, clip_tokenizer, split_labels
+from svq.data.packed import PackedSet, open_index
+from svq.data.prepared import cached
 from svq.data.recordio import ImageRecord, RecordFile
 from svq.data.verify import ensure_verified
 from svq.errors import DataError
@@ -19,31 +20,35 @@ def entries(packed: PackedSet) -> Iterator[tuple[int, Entry]]:
     """List the records of a verified set, each with its key; those of one with an index know their split."""
     for split in ("train", "val"):
         for shard in packed.splits[split]:
-            keys = shard.open().keys.tolist()
-            listed = (
-                (
-                    Entry(t.key, ("record", str(shard.rec), str(shard.idx), i), t.label, t.caption, t.synthetic, split)
-                    for i, t in enumerate(shard.read_texts())
+            records = shard.open()
+            places = (("record", str(shard.rec), offset) for offset in records.offsets.tolist())
+            listed: Iterator[Entry]
+            if shard.texts:
+                listed = (
+                    Entry(t.key, place, t.label, t.caption, t.synthetic, split)
+                    for t, place in zip(shard.read_texts(), places, strict=True)
                 )
-                if shard.texts
-                else _from_elsewhere(shard, packed)
-            )
-            yield from zip(keys, listed, strict=True)
+            else:
+                listed = _from_elsewhere(records, places, packed)
+            yield from zip(records.keys.tolist(), listed, strict=True)
 
 
-def _from_elsewhere(shard: Shard, packed: PackedSet) -> Iterator[Entry]:
+def _from_elsewhere(records: RecordFile, places: Iterator[Place], packed: PackedSet) -> Iterator[Entry]:
     """List records without texts: a class is its number, and captions are read back from their ids."""
-    records = shard.open()
-    for i in range(len(records)):
-        label, raw, synthetic = _meaning(records[i], packed)
-        yield Entry(f"record {i}", ("record", str(shard.rec), str(shard.idx), i), label, raw, synthetic)
+    for i, place in enumerate(places):
+        labels = _labels(records[i], packed)
+        raw, synthetic = (("" if ids is None else _text(ids[0].tolist())) for ids in (labels.raw, labels.synthetic))
+        yield Entry(f"record {i}", place, _class(labels), raw, synthetic)
 
 
-def _meaning(record: ImageRecord, packed: PackedSet) -> tuple[str | None, str, str]:
-    labels = split_labels(packed.layout, np.nan_to_num(np.array([record.labels or (-1.0,)]), nan=-1.0))
+def _labels(record: ImageRecord, packed: PackedSet) -> Labels:
+    return split_labels(packed.layout, np.nan_to_num(np.array([record.labels or (-1.0,)]), nan=-1.0))
+
+
+def _class(labels: Labels) -> str | None:
+    """Return the class of one record, which is known by its number."""
     number = -1 if labels.classes is None else int(labels.classes[0])
-    raw, synthetic = (("" if ids is None else _text(ids[0].tolist())) for ids in (labels.raw, labels.synthetic))
-    return str(number) if number >= 0 else None, raw, synthetic
+    return str(number) if number >= 0 else None
 
 
 def _text(ids: list[int]) -> str:
@@ -73,30 +78,34 @@ def sample_packed(path: Path, size: int, split: Split, most: int, advance: Advan
         DataError: it is missing or damaged, or none of its pictures in the split can be read.
     """
     packed = ensure_verified(open_index(path))
-    found: list[Item] = []
+    keys: list[str] = []
+    labels: list[str | None] = []
+    validation: list[bool] = []
     skipped: list[str] = []
     images = np.empty((min(most, packed.count("all")), 3, size, size), np.uint8)
     for key, record, held_out in _at_random(packed, split):
         try:
-            images[len(found)] = fit(decode(record.data), size)
+            images[len(keys)] = fit(decode(record.data), size)
         except DataError as error:
             skipped.append(f"{key}: {error}")
             continue
-        found.append(Item(key, label=_meaning(record, packed)[0], validation=held_out))
+        keys.append(key)
+        labels.append(_class(_labels(record, packed)))
+        validation.append(held_out)
         advance(1)
-        if len(found) == len(images):
+        if len(keys) == len(images):
             break
-    if not found:
+    if not keys:
         raise DataError(f"no readable picture in split '{split}' of {path}")
-    numbers = sorted_classes({item.label for item in found if item.label is not None})
+    numbers = sorted_classes({label for label in labels if label is not None})
     return ImageSet(
         name=str(path),
-        images=images[: len(found)],
-        labels=np.array([-1 if item.label is None else numbers.index(item.label) for item in found], dtype=np.int64),
+        images=images[: len(keys)],
+        labels=np.array([-1 if label is None else numbers.index(label) for label in labels], dtype=np.int64),
         classes=tuple(packed.classes[int(number)] if packed.classes else number for number in numbers),
-        captions=("",) * len(found),
-        keys=tuple(item.key for item in found),
-        validation=np.array([item.validation for item in found]),
+        captions=("",) * len(keys),
+        keys=tuple(keys),
+        validation=np.array(validation),
         skipped=tuple(skipped),
         fingerprint=packed.fingerprint,
     )
@@ -128,5 +137,9 @@ def open_packed(path: Path, size: int, advance: Advance = nothing) -> ImageSet:
     key = f"packed|{packed.fingerprint}"
     if packed.index is None:  # its fingerprint does not cover all of its content
         key += "".join(f"|{shard.rec.stat().st_mtime_ns}" for shard in packed.shards("all"))
-    ordered = (entry for _, entry in sorted(entries(packed), key=lambda pair: pair[0]))
-    return cached(str(path), key, size, items(ordered), advance, packed.count("all"))
+    return cached(str(path), key, size, _in_order(packed), advance, packed.count("all"))
+
+
+def _in_order(packed: PackedSet) -> Iterator[Entry]:
+    """List the records in the order of their source, when the first one is asked for."""
+    yield from (entry for _, entry in sorted(entries(packed), key=lambda pair: pair[0]))

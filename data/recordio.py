@@ -137,11 +137,51 @@ def read_offsets(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return (np.frombuffer(keys, np.int64) if keys else np.empty(0, np.int64))[order], found
 
 
-class RecordFile:
-    """A file of image records with its offsets, mapped into memory: any record by its number, in file order.
+class RecordMap:
+    """A file of image records, mapped into memory: any record by its offset.
 
-    It can be sent to another process, which opens it anew. While it is open the files must not be written to:
-    a map ends with its file, and reading beyond would end the process.
+    While it is open the file must not be written to: a map ends with its file, and reading beyond would end the
+    process.
+
+    Args:
+        rec: the ``.rec`` file.
+
+    Raises:
+        DataError: it is missing.
+    """
+
+    def __init__(self, rec: Path) -> None:
+        if not rec.is_file():
+            raise DataError(f"no such file: {rec}")
+        self.rec, self.size = rec, rec.stat().st_size
+        with open(rec, "rb") as file:  # an empty file cannot be mapped
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
+
+    def payload_at(self, offset: int) -> bytes:
+        """Return the payload of the record that begins at an offset.
+
+        Raises:
+            DataError: none begins there, or it is damaged.
+        """
+        return _record_at(self._take, offset, self.size, self.rec)[0]
+
+    def image_at(self, offset: int) -> ImageRecord:
+        """Return the image record that begins at an offset; errors as `payload_at`."""
+        try:
+            return unpack_image(self.payload_at(offset))
+        except DataError as error:
+            if str(error).startswith(str(self.rec)):
+                raise
+            raise DataError(f"{self.rec}: offset {offset}: {error}") from error
+
+    def _take(self, offset: int, length: int) -> bytes:
+        return self._bytes[offset : offset + length]
+
+
+class RecordFile(RecordMap):
+    """A file of image records with its offsets: any record by its number, in file order.
+
+    It can be sent to another process, which opens it anew.
 
     Args:
         rec: the ``.rec`` file.
@@ -156,14 +196,11 @@ class RecordFile:
     """
 
     def __init__(self, rec: Path, idx: Path) -> None:
-        for path in (rec, idx):
-            if not path.is_file():
-                raise DataError(f"no such file: {path}")
-        self.rec, self.idx = rec, idx
+        super().__init__(rec)
+        if not idx.is_file():
+            raise DataError(f"no such file: {idx}")
+        self.idx = idx
         self.keys, self.offsets = read_offsets(idx)
-        self.size = rec.stat().st_size
-        with open(rec, "rb") as file:  # an empty file cannot be mapped
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RecordFile, (self.rec, self.idx)
@@ -178,22 +215,16 @@ class RecordFile:
             IndexError: there is no such record.
             DataError: no record begins where it should, or it is damaged.
         """
-        if not 0 <= number < len(self):
-            raise IndexError(f"{self.rec} has {len(self)} records, asked for number {number}")
-        payload, _ = _record_at(self._take, int(self.offsets[number]), self.size, self.rec)
-        return payload
+        return self.payload_at(self._offset(number))
 
     def __getitem__(self, number: int) -> ImageRecord:
         """Return an image record; errors as `payload`."""
-        try:
-            return unpack_image(self.payload(number))
-        except DataError as error:
-            if str(error).startswith(str(self.rec)):
-                raise
-            raise DataError(f"{self.rec}: offset {self.offsets[number]}: {error}") from error
+        return self.image_at(self._offset(number))
 
-    def _take(self, offset: int, length: int) -> bytes:
-        return self._bytes[offset : offset + length]
+    def _offset(self, number: int) -> int:
+        if not 0 <= number < len(self):
+            raise IndexError(f"{self.rec} has {len(self)} records, asked for number {number}")
+        return int(self.offsets[number])
 
 
 def pack_image(record: ImageRecord) -> bytes:

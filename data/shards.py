@@ -65,12 +65,14 @@ class Journal(BaseModel):
             raise DataError(f"{path} is damaged; delete the folder {path.parent} to begin anew") from error
         if journal.skipped == journal.done:
             return begun
-        differences = [
-            f"{name} {journal.command.get(name)}, now {value}"
-            for name, value in command.items()
-            if journal.command.get(name) != value
-        ]
-        if differences:
+        changed = {name: value for name, value in command.items() if journal.command.get(name) != value}
+        if changed.keys() == {"listing"}:
+            raise DataError(
+                f"{path.parent} holds a packing that was begun when the source listed other pictures; bring those back "
+                "to go on, or delete that folder to begin anew"
+            )
+        if changed:
+            differences = [f"{name} {journal.command.get(name)}, now {value}" for name, value in changed.items()]
             raise DataError(
                 f"{path.parent} holds a packing that was begun otherwise ({'; '.join(differences)}); "
                 "give the same options to go on, or delete that folder to begin anew"

@@ -1,7 +1,7 @@
 """Pictures of a source as a stream of batches: files are read and decoded by threads while the last batch is used.
 
 What is special: nothing is kept, on disk or in memory, but a few batches. The pixels are those of the prepared
-set, `svq.data.imageset.cached`, bit for bit.
+set, `svq.data.prepared.cached`, which is made of such a stream.
 """
 
 import itertools
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from svq.data.encoding import decode
 from svq.data.entries import Entry, load, split_of
-from svq.data.idx import pad
-from svq.data.imageset import fit
+from svq.data.imageset import fit, pad
 from svq.errors import DataError
 
 AHEAD = 4  # batches
@@ -38,7 +37,7 @@ def stream(
     """Yield the pictures of entries at `size` pixels, in their order, `batch_size` at a time.
 
     Args:
-        entries: what to read.
+        entries: what to read; they may read files themselves, and are asked for by the caller's thread.
         size: side of the pictures in pixels.
         batch_size: how many come together; the last ones may be fewer.
         workers: threads; as many as there are cores, if None.

@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svq.data.encoding import decode, is_flawless, look
-from svq.data.imageset import Advance, cache_root, nothing
+from svq.data.imageset import Advance, nothing
 from svq.data.labels import WIDTHS
 from svq.data.packed import FileEntry, PackedSet, Shard
+from svq.data.prepared import cache_root
 from svq.data.recordio import read_offsets, read_records, unpack_image
 from svq.errors import DataError
 from svq.files import write_text

@@ -79,6 +79,10 @@ def test_the_chain(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     streamed = svq(f"tokenize --data {folder} --stream --refine 1 --out s.safetensors")
     assert load_codes(Path("s.safetensors")).refine == streamed["refine"] == 1
     assert (streamed["count"], streamed["skipped"]) == (64, [])
+    Path("list.csv").write_text("photo_of,what\ndisc/00.png,disc\nbox/01.png,box\n")
+    named = "--column image=photo_of --column class=what"
+    listed = svq(f"tokenize --data list.csv --root {folder} {named} --stream --out l.safetensors")
+    assert (listed["count"], load_codes(Path("l.safetensors")).classes) == (2, ("box", "disc"))
     assert svq("paint --codes c.safetensors --tokenizer t --first 4 --out painted")["count"] == 64
     assert len(list(Path("painted/images").glob("*.png"))) == 64
     assert svq("paint --codes c.safetensors --tokenizer t --out painted")["codes"] == 36

@@ -1,11 +1,12 @@
 """Pictures to codes, file by file, as a stream.
 
-What is special: reading and decoding overlap with the model at work, and no more than a few batches are held.
+What is special: reading and decoding overlap with the model at work, and of the pictures no more than a few batches
+are held: their codes, classes and captions are what is collected.
 """
 
 import hashlib
+from array import array
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from svq.data.codes import Codes, code_type
 from svq.data.entries import Entry
 from svq.data.imageset import Advance, nothing, sorted_classes, to_float
-from svq.data.stream import Streamed, stream
+from svq.data.stream import stream
 from svq.errors import DataError
 from svq.tokenizer.model import StyledTokenizer
 from svq.tokenizer.refine import SEARCH_BATCH
@@ -58,44 +59,47 @@ def tokenize_stream(
     batch_size = min(batch_size, SEARCH_BATCH) if refine else batch_size
     mark, device = fingerprint(tokenizer), choose_device()
     tokenizer.to(device)
-    kept: list[Streamed] = []
     skipped: list[str] = []
     parts: list[NDArray[np.integer]] = []
+    labels = array("q")  # as numbers, in the order in which classes appear
+    seen: dict[str, int] = {}
+    validation = bytearray()
+    captions: list[str] = []
     size = tokenizer.quantizer.codebook_size
     content = hashlib.sha256()
-    for batch in stream(entries, tokenizer.config.image_size, batch_size, workers):
+    # What is known to be of the other split is not even read.
+    chosen = (entry for entry in entries if split == "all" or entry.split in (None, split))
+    for batch in stream(chosen, tokenizer.config.image_size, batch_size, workers):
         skipped += [f"{one.entry.key}: {one.problem}" for one in batch if one.pixels is None]
         wanted = [one for one in batch if one.pixels is not None and split in ("all", one.split)]
         if wanted:
             pixels = np.stack([one.pixels for one in wanted if one.pixels is not None])  # (B, 3, S, S)
             images = to_float(torch.from_numpy(pixels).to(device))
             parts.append(tokenizer.encode(images, refine).cpu().numpy().astype(code_type(size)))
-            for one, picture in zip(wanted, pixels, strict=True):
-                content.update(f"{one.entry.key}|{one.entry.label}|{one.split}|".encode(errors="surrogateescape"))
-                content.update(picture.tobytes())
-            kept += [one._replace(pixels=None) for one in wanted]
+        for entry, picture, its_split, _ in wanted:
+            assert picture is not None
+            content.update(f"{entry.key}|{entry.label}|{its_split}|".encode(errors="surrogateescape"))
+            content.update(picture.tobytes())
+            labels.append(-1 if entry.label is None else seen.setdefault(entry.label, len(seen)))
+            validation.append(its_split == "val")
+            captions.append(entry.caption or entry.synthetic)
         advance(len(batch))
-    if not kept:
+    if not parts:
         reason = f"; the first problem: {skipped[0]}" if skipped else ""
         raise DataError(f"no readable picture in split '{split}' of {source}{reason}")
-    codes = _collect(kept, np.concatenate(parts), size, mark, content.hexdigest(), source)
-    return replace(codes, refine=refine), skipped
-
-
-def _collect(
-    kept: list[Streamed], codes: NDArray[np.integer], codebook_size: int, tokenizer: str, data: str, source: str
-) -> Codes:
-    """Put codes (N, 36) together with what is known of their pictures."""
-    classes = tuple(sorted_classes({one.entry.label for one in kept if one.entry.label is not None}))
-    number = {label: i for i, label in enumerate(classes)}
-    return Codes(
-        codes=codes,
-        labels=np.array([-1 if one.entry.label is None else number[one.entry.label] for one in kept], dtype=np.int64),
-        validation=np.array([one.split == "val" for one in kept]),
-        captions=tuple(one.entry.caption or one.entry.synthetic for one in kept),
+    classes = tuple(sorted_classes(seen))
+    places = {label: i for i, label in enumerate(classes)}
+    number = np.array([*(places[label] for label in seen), -1])  # by the number at hand, of which -1 is the last
+    codes = Codes(
+        codes=np.concatenate(parts),
+        labels=number[np.frombuffer(labels, np.int64)],
+        validation=np.frombuffer(validation, bool),
+        captions=tuple(captions),
         classes=classes,
-        codebook_size=codebook_size,
-        tokenizer=tokenizer,
-        data=data,
+        codebook_size=size,
+        tokenizer=mark,
+        data=content.hexdigest(),
         source=source,
+        refine=refine,
     )
+    return codes, skipped

@@ -28,6 +28,8 @@ MISTAKES = {
     "tokenizer train --images inf": "expected a whole number above 0 such as 3000, 200k or 1.5M, got 'inf'",
     "tokenizer train --out /dev/null": "'/dev/null' cannot be a folder of its own",
     "tokenize --refine -1": "--refine",
+    "tokenize --tokenizer openmoji-32 --column image=photo": "are for lists, which are streamed; give --stream, too",
+    "data verify .": ". is a folder; name the index of a packed set, or its .rec",
     "tokenize --out .": "'.' cannot be a file",
     "tokenize --out list.csv": "'list.csv' must end in .safetensors",
     "eval fid --out scores.png": "'scores.png' must end in .json",

@@ -1,5 +1,6 @@
 """The folder source: classes, captions, and files that cannot be read."""
 
+import builtins
 import errno
 import os
 import shutil
@@ -131,6 +132,26 @@ def test_an_empty_source_is_an_error(tmp_path: Path, make, message: str) -> None
 def test_a_source_that_is_not_there_is_named() -> None:
     with pytest.raises(DataError, match=r"no data source 'pictur'; expected a folder of images, 'openmoji'"):
         open_images("pictur", 16)
+
+
+def test_a_picture_that_may_be_read_by_now_is_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "p"
+    shutil.copytree(folder, root)
+    access, loads = os.access, builtins.open
+    hidden = str(root / "disc" / "00.png")
+
+    def refuse(path: Any, *arguments: Any, **words: Any) -> Any:
+        if str(path) == hidden:
+            raise PermissionError(errno.EACCES, "Permission denied", hidden)
+        return loads(path, *arguments, **words)
+
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != hidden and access(path, mode))
+    monkeypatch.setattr("builtins.open", refuse)  # as of a user who is not root
+    assert len(open_images(str(root), 16)) == 63
+    monkeypatch.undo()
+    assert len(open_images(str(root), 16)) == 64
 
 
 def test_a_changed_folder_is_read_anew(folder: Path, tmp_path: Path) -> None:

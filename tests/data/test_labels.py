@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from svq.data.entries import Entry
 from svq.data.folder import picture_files
 from svq.data.labels import WIDTHS, Layout, clip_tokenizer, join_labels, layout_of, split_labels
 from svq.data.packed import open_index
-from svq.data.packed_source import entries
+from svq.data.packed_source import entries, sample_packed
 from svq.data.packing import PackSettings, pack
 from svq.data.recordio import ImageRecord, pack_image, write_record
 from svq.errors import UserError
@@ -28,6 +29,29 @@ def test_captions_are_77_ids_of_clip() -> None:
     assert len(long) == WIDTHS["captions"] == 154
     assert (long[0], long[76]) == (49406, 49407)
     assert long[77:81] == (49406, 2368, 49407, 0)
+
+
+def test_the_tokenizer_remembers_no_more_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svq.data.labels.WORDS", 10)
+    before = join_labels("captions", 0, "<start_of_text> a photo of a cat", "")
+    for i in range(20):
+        join_labels("captions", 0, f"word{'x' * i} other{'y' * i}", "")
+    assert len(clip_tokenizer().cache) == 10
+    assert join_labels("captions", 0, "<start_of_text> a photo of a cat", "") == before
+
+
+def test_a_word_that_never_ends_is_cut_before_the_tokenizer_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time grows with the square of a word's length: half a minute for this one."""
+    known, seen = clip_tokenizer(), []
+
+    def tokenizer(captions: list[str]) -> Any:
+        seen.extend(captions)
+        return known(captions)
+
+    tokenizer.cache = known.cache  # type: ignore[attr-defined]
+    monkeypatch.setattr("svq.data.labels.clip_tokenizer", lambda: tokenizer)
+    assert join_labels("captions", 0, "ab" * 10_000, "")[76] == 49407
+    assert [len(caption) for caption in seen] == [2000]
 
 
 @pytest.mark.parametrize("layout", WIDTHS)
@@ -68,6 +92,17 @@ def test_captions_of_a_rec_file_from_elsewhere_are_read_back(folder: Path, tmp_p
     assert (entry.label, entry.caption, entry.synthetic) == (None, "a photo of a cat", "two dogs , running !")
     again = pack([entry], tmp_path / "b.rec", "x", PackSettings(layout="captions"))
     assert again.shards("all")[0].open()[0].labels == labels
+
+
+def test_a_sample_needs_no_tokenizer(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [Entry(f.name, ("file", str(f)), f.parent.name, "a cat") for f in picture_files(folder)]
+    packed = pack(listed, tmp_path / "a.rec", "x", PackSettings(layout="class+captions"))
+    clip_tokenizer.cache_clear()
+    monkeypatch.setattr("svq.data.labels.find_spec", lambda name: None)
+    sample = sample_packed(packed.path, 16, "all", 20)
+    assert (len(sample), sample.classes) == (20, ("box", "disc"))
+    monkeypatch.undo()
+    clip_tokenizer.cache_clear()
 
 
 def test_without_the_tokenizer_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Lists of pictures and captions: columns are found, and rows that make no sense are counted, not fatal."""
 
 import json
+import os
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from svq.data.entries import Entry, items, load
+from svq.data.entries import Entry, load
 from svq.data.lists import entries
 from svq.data.packing import pack
 from svq.data.sources import list_pictures, open_images
@@ -126,15 +128,19 @@ def test_an_empty_line_is_no_row(tmp_path: Path) -> None:
 
 
 def test_a_row_that_only_python_cannot_bear_is_skipped_and_named(folder: Path, tmp_path: Path) -> None:
-    rows = ['{"path": "a\\u0000.png"}', "[" * 100_000, '{"path": "disc/00.png"}']
+    rows = ['{"path": "a\\u0000.png"}', "[" * 100_000, '{"path": "a\\ud800.png"}', '{"path": "disc/00.png"}']
     path = write(tmp_path / "a.jsonl", "\n".join(rows))
-    nul, deep, good = entries(path, folder)
-    for entry, message in ((nul, r"the path 'a\\x00\.png' has a NUL byte"), (deep, "line 2 is not JSON: maximum")):
+    nul, deep, lone, good = entries(path, folder)
+    said = (
+        r"the path 'a\\x00\.png' has a character",
+        "line 2 is not JSON: maximum",
+        r"the path 'a\\ud800\.png' has a char",
+    )
+    for entry, message in zip((nul, deep, lone), said, strict=True):
         with pytest.raises(DataError, match=message):
             load(entry.place)
     assert load(good.place)
-    assert pack(list_pictures(str(path), root=folder), tmp_path / "a.rec", "x", max_broken="2").count("all") == 1
-    assert [item.problem[:8] for item in items([nul, good])] == ["the path", ""]
+    assert pack(list_pictures(str(path), root=folder), tmp_path / "a.rec", "x", max_broken="3").count("all") == 1
     assert [streamed.problem[:8] for streamed in next(stream([nul, good], 8, 2))] == ["the path", ""]
 
 
@@ -153,6 +159,34 @@ def test_a_row_that_only_python_cannot_bear_is_skipped_and_named(folder: Path, t
 def test_a_list_that_is_none_is_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         list(entries(write(tmp_path / name, text)))
+
+
+def test_a_name_that_is_no_text_is_found(folder: Path, tmp_path: Path) -> None:
+    """As `svq data caption` lists it: bytes that are no UTF-8 as lone surrogates (PEP 383)."""
+    shutil.copy(folder / "disc" / "00.png", os.fsencode(tmp_path) + b"/caf\xe9.png")
+    (entry,) = entries(write(tmp_path / "a.jsonl", json.dumps({"path": os.fsdecode(b"caf\xe9.png")})))
+    assert entry.key == r"caf\xe9.png"
+    assert load(entry.place) == (folder / "disc" / "00.png").read_bytes()
+    assert pack([entry], tmp_path / "a.rec", "x").count("all") == 1
+
+
+def test_a_header_of_other_names_is_not_taken_for_a_picture(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "title,photo_of\na cat,a.png\n")
+    with pytest.raises(DataError, match=r"has 2 columns and no header that .* with --column image=NAME"):
+        list(entries(path))
+    (entry,) = entries(path, columns={"image": "photo_of"})
+    assert (entry.key, entry.caption) == ("a.png", "a cat")
+
+
+def test_pictures_that_lie_in_a_parquet_file_are_refused(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow.parquet import write_table
+
+    write_table(pyarrow.table({"image": [{"bytes": b"x" * 99, "path": "a.png"}]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"the column 'image' holds struct<.*>, not text; .* written as files first"):
+        list(entries(tmp_path / "a.parquet"))
+    write_table(pyarrow.table({"image": ["a.png"], "class": [3], "more": [b"x"]}), tmp_path / "b.parquet")
+    assert [(entry.key, entry.label) for entry in entries(tmp_path / "b.parquet")] == [("a.png", "3")]
 
 
 def test_a_list_is_packed_before_it_is_opened(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def photo(number: int) -> bytes:
     """A smooth picture whose class can be told from nothing; some are grey, small, tall, PNG, or lie on their side."""
     rng = np.random.default_rng(number)
     small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
-    size = [(64, 48), (41, 77), (32, 40), (20, 26)][number % 4]
+    size = [(64, 48), (41, 77), (32, 41), (20, 26)][number % 4]
     image = small.resize(size, Image.Resampling.BICUBIC)
     if number % 5 == 0:
         image = image.convert("L")

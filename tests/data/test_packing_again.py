@@ -184,3 +184,5 @@ def test_a_packing_begun_otherwise_is_refused(folder: Path, tmp_path: Path, monk
         pack(listed(folder), tmp_path / "a.rec", "x", progress=stop_after(33))
     with pytest.raises(DataError, match=r"begun otherwise \(encode keep, now png\); give the same options"):
         pack(listed(folder), tmp_path / "a.rec", "x", PackSettings(encode="png"))
+    with pytest.raises(DataError, match="begun when the source listed other pictures; bring those back"):
+        pack(list(listed(folder))[1:], tmp_path / "a.rec", "x")

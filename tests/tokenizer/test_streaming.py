@@ -45,6 +45,13 @@ def test_one_split_of_a_stream(tokenizer: StyledTokenizer, folder: Path, picture
     assert streamed.validation.all()
 
 
+def test_of_the_other_split_nothing_is_read(tokenizer: StyledTokenizer, folder: Path) -> None:
+    wanted = next(iter(list_pictures(str(folder))))._replace(split="val")
+    other = wanted._replace(place=("nowhere", "read all the same"), split="train")
+    codes, skipped = tokenize_stream(tokenizer, [other, wanted, other], "x", split="val")
+    assert (len(codes), skipped) == (1, [])
+
+
 def test_what_cannot_be_read_is_named(tokenizer: StyledTokenizer, tmp_path: Path) -> None:
     Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"no picture")
