@@ -16,9 +16,9 @@ from torch import Tensor
 from benchmarks.trials import nearest, parser
 from svq.cli.output import write_json
 from svq.data import open_images
-from svq.data.imageset import to_float
 from svq.evaluation.pictures import save_grid
 from svq.evaluation.reconstruction import decode_all
+from svq.pixels import to_float
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.tokenize import tokenize

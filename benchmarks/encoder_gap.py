@@ -15,9 +15,9 @@ from benchmarks.rate_distortion import MODELS
 from benchmarks.trials import add_refine, parser, refined, teach_null
 from svq.cli.output import write_json
 from svq.data import open_images
-from svq.data.imageset import to_float
 from svq.data.jitter import NUMBERS, jitter
 from svq.evaluation.reconstruction import psnr
+from svq.pixels import to_float
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig

@@ -18,7 +18,7 @@ from torch import Tensor
 from vector_quantize_pytorch.vector_quantize_pytorch import kmeans as kmeans_at_once
 
 from svq.data import open_images
-from svq.data.imageset import to_float
+from svq.pixels import to_float
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.kmeans import kmeans

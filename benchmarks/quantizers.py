@@ -14,11 +14,11 @@ import torch
 from benchmarks.trials import Trial, add_refine, add_set, parser, refined, trial
 from svq.cli.output import write_json
 from svq.data import ImageSet
-from svq.data.imageset import to_float
 from svq.evaluation.fid import distance_to
 from svq.generator import Generator
 from svq.generator.presets import PRESETS as GENERATORS
 from svq.generator.task import GeneratorTask
+from svq.pixels import to_uint8
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.presets import PRESETS as TOKENIZERS
@@ -38,10 +38,10 @@ STARTS: dict[str, tuple[str, ...]] = {
 
 def distance_of_samples(images: ImageSet, tokenizer: StyledTokenizer, generator: Generator) -> float:
     """Return the Fréchet distance on random features of new pictures, sampled as learnt, to those of training."""
-    train = to_float(images.batch(images.indices("train")))
+    train = images.batch(images.indices("train"))
     painted = [tokenizer.decode(generator.sample(BATCH, seed=0, first=i)).cpu() for i in range(0, SAMPLES, BATCH)]
     with distance_to(train, "random-conv") as distance:
-        return distance(torch.cat(painted))
+        return distance(to_uint8(torch.cat(painted)))
 
 
 def generator_on(made: Trial, seed: int, sequences: int, out: Path) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from benchmarks.baselines import RasterVQ, TiTokArrangement
 from benchmarks.trials import add_refine, add_set, parser, refined, seconds_of, teach_null
 from svq.cli.output import write_json
 from svq.data import open_images
-from svq.data.imageset import to_float
 from svq.evaluation.fid import distance_to
 from svq.evaluation.order import measure_order
 from svq.evaluation.pictures import save_prefixes
+from svq.pixels import to_float, to_uint8
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.presets import PRESETS
@@ -74,7 +74,7 @@ def main() -> None:
                 teach_null(model, to_float(images.batch(images.indices("train"))))
             originals = task.held_out
             codes = torch.cat([model.encode(part, arguments.refine) for part in originals.split(128)])
-            with distance_to(originals, "random-conv") as distance:
+            with distance_to(to_uint8(originals), "random-conv") as distance:
                 measured = measure_order(model.decode, codes, originals, distance)
             strip = out / f"{refined('prefixes', arguments.refine)}.png"
             save_prefixes(strip, model.decode, codes, originals, (1, 2, 4, 8, 16, 24))

@@ -15,9 +15,9 @@ from vector_quantize_pytorch import ResidualVQ
 from benchmarks.trials import nearest, parser
 from svq.cli.output import write_json
 from svq.data import ImageSet, open_images
-from svq.data.imageset import to_float
 from svq.data.jitter import NUMBERS, jitter
 from svq.evaluation.reconstruction import Decode, decode_all, psnr
+from svq.pixels import to_float
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 

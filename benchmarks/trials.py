@@ -10,11 +10,11 @@ from torch import Tensor
 
 from svq.data import ImageSet, open_images
 from svq.data.codes import Codes
-from svq.data.imageset import to_float
 from svq.evaluation.codebook import codebook_use
 from svq.evaluation.fid import distance_to
 from svq.evaluation.order import measure_order
 from svq.evaluation.reconstruction import psnr
+from svq.pixels import to_float, to_uint8
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerSettings
 from svq.tokenizer.task import TokenizerTask
@@ -121,7 +121,7 @@ def trial(settings: TokenizerSettings, data: str, out: Path, refine: int = 0) ->
         teach_null(tokenizer, to_float(images.batch(images.indices("train"))))
     with torch.no_grad():
         held_out = torch.cat([tokenizer.encode(part, refine) for part in task.held_out.split(128)])
-    with distance_to(task.held_out, "random-conv") as distance:
+    with distance_to(to_uint8(task.held_out), "random-conv") as distance:
         order = measure_order(tokenizer.decode, held_out, task.held_out, distance)
     codes = tokenize(tokenizer, images, refine=refine)
     use = codebook_use(codes.rows(), codes.codebook_size)

@@ -8,7 +8,7 @@ import torch
 
 from svq.cli.output import say, write_json
 from svq.data.codes import Codes
-from svq.data.imageset import ImageSet, to_float
+from svq.data.imageset import ImageSet
 from svq.evaluation.codebook import codebook_use
 from svq.evaluation.fid import PictureSet, distance
 from svq.evaluation.order import measure_order
@@ -19,6 +19,7 @@ from svq.generator import Generator
 from svq.generator.config import GeneratorSettings, SamplingConfig
 from svq.generator.generate import generate
 from svq.generator.task import GeneratorTask
+from svq.pixels import to_float
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerSettings

@@ -57,10 +57,10 @@ def info(
     as_json: options.Json = False,
 ) -> None:
     """Say what a source holds: counts, classes, captions, and what could not be read."""
-    from svq.data.imageset import to_float
     from svq.data.info import contact_sheet, describe_images, describe_packed
     from svq.data.sources import PACKED
     from svq.evaluation.pictures import save_grid
+    from svq.pixels import to_float
 
     check_file(sheet, ".png")
     check_apart(sheet, source)

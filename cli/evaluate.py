@@ -77,10 +77,8 @@ class _Encoded(NamedTuple):
         return {"tokenizer": str(self.receipt["tokenizer"]["path"])}
 
     def images(self) -> "Tensor":
-        """Return the pictures (N, 3, S, S) in [-1, 1]."""
-        from svq.data.imageset import to_float
-
-        return to_float(self.pictures.batch(self.chosen))
+        """Return the pictures (N, 3, S, S) uint8."""
+        return self.pictures.batch(self.chosen)
 
 
 def _encode(run: Path | None, data: str, split: Literal["train", "val", "all"], n: int, refine: int) -> _Encoded:
@@ -120,7 +118,7 @@ def _check_weights(features: str, weights: Path | None) -> None:
 def _distance(
     features: Literal["none", "inception", "random-conv"], weights: Path | None, encode: Callable[[], _Encoded]
 ) -> "Iterator[tuple[_Encoded, Tensor, Distance | None]]":
-    """Yield the encoded pictures, themselves as they are, and what measures the distance of others to them, as sets."""
+    """Yield the encoded pictures, themselves in uint8, and what measures the distance of others to them, as sets."""
     from svq.evaluation.fid import FEW, distance_to, inception_weights
 
     _check_weights(features, weights)
@@ -167,6 +165,7 @@ def fid(
     from svq.data.sources import native_size
     from svq.errors import DataError
     from svq.evaluation.fid import PictureSet, distance, inception_weights
+    from svq.training.log import bar
 
     check_file(out, ".json")
     _check_weights(features, weights)
@@ -177,18 +176,15 @@ def fid(
     if not SMALLEST <= size <= LARGEST:
         raise DataError(f"the first picture of {judged} has {size} px; give --image-size, {SMALLEST} to {LARGEST}")
     a, b = open_source(judged, size), open_source(reference, size)
-    result = distance(
-        PictureSet(a.images, judged, a.fingerprint),
-        # All are taken as they lie on disk, a part is copied into memory.
-        PictureSet(
-            b.images if split == "all" else b.images[b.indices(split)],
-            f"{reference} ({split})",
-            f"{b.fingerprint}-{split}",
-        ),
-        features=features,
-        weights=weights,
-        cache=cache_root() / "statistics",
-    )
+    with bar("measure", None) as advance:
+        result = distance(
+            PictureSet(a.images, judged, a.fingerprint),
+            PictureSet(b.images, f"{reference} ({split})", f"{b.fingerprint}-{split}", b.indices(split)),
+            features=features,
+            weights=weights,
+            cache=cache_root() / "statistics",
+            advance=advance,
+        )
     if out:
         write_json(out, result)
     for warning in result["warnings"]:
@@ -213,11 +209,14 @@ def recon(
     """Measure how well pictures are painted again from all their codes; with --features inception also rFID."""
     from svq.evaluation.lpips import LPIPS
     from svq.evaluation.reconstruction import reconstruction_quality
+    from svq.training.log import bar
 
     perception = LPIPS(vgg16) if vgg16 is not None else None
     encode = partial(_encode, tokenizer, data, split, n, refine)
     with _distance(features, weights, encode) as (encoded, images, distance):
-        quality = reconstruction_quality(encoded.tokenizer.decode, encoded.codes, images, perception, distance)
+        decode, codes = encoded.tokenizer.decode, encoded.codes
+        with bar("measure", len(codes)) as advance:
+            quality = reconstruction_quality(decode, codes, images, perception, distance, advance)
     result = {**quality._asdict(), "features": features, **encoded.receipt}
     rows = {
         "PSNR": f"{quality.psnr:.2f} dB (spread {quality.psnr_spread:.2f})",
@@ -247,13 +246,14 @@ def order(
     from svq.evaluation.order import measure_order
     from svq.evaluation.pictures import save_prefixes
     from svq.evaluation.plots import plot_order
+    from svq.pixels import to_float
     from svq.training.log import bar
 
     check_folder(out)
     check_apart(out, data)
     encode = partial(_encode, tokenizer, data, split, n, refine)
-    with _distance(features, weights, encode) as (encoded, images, distance):
-        decode, codes = encoded.tokenizer.decode, encoded.codes
+    with _distance(features, weights, encode) as (encoded, pixels, distance):
+        decode, codes, images = encoded.tokenizer.decode, encoded.codes, to_float(pixels)
         with bar("measure", 2 * codes.numel()) as advance:
             measured = measure_order(decode, codes, images, distance, advance)
     result = {**measured._asdict(), "features": features, **encoded.receipt}

@@ -82,16 +82,6 @@ def sorted_classes(classes: Iterable[str]) -> list[str]:
     return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
 
 
-def to_float(images: "Tensor") -> "Tensor":
-    """Map uint8 [0, 255] to float [-1, 1]."""
-    return images.float().div_(127.5).sub_(1)
-
-
-def to_uint8(images: "Tensor") -> "Tensor":
-    """Map float [-1, 1] to uint8 [0, 255], rounding and clipping."""
-    return images.add(1).mul_(127.5).round_().clamp_(0, 255).byte()
-
-
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Crop a picture to its central square and scale it, (3, S, S) uint8; transparency becomes white.
 

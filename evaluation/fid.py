@@ -4,7 +4,6 @@ References: FID, Heusel et al. 2017, arXiv:1706.08500; KID, Binkowski et al. 201
 Inception score, Salimans et al. 2016, arXiv:1606.03498.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
 from svq.errors import DataError, UserError
+from svq.evaluation.feature_cache import measure_with_cache
 from svq.evaluation.features import RANDOM_CONV
 from svq.evaluation.weights import read_weights
 from svq.provenance import file_sha256, versions
@@ -30,23 +30,34 @@ KID_SUBSET = 1000
 INCEPTION_CLASSES = 1008  # of the network that FID is defined by; torchvision's has 1000
 
 
+Advance = Callable[[int], None]  # takes the number of pictures seen since the last call
+
+
 class PictureSet(NamedTuple):
-    """Pictures (N, 3, S, S) uint8 with the name and the fingerprint of their set."""
+    """Pictures (N, 3, S, S) uint8 with the name and the fingerprint of their set; the `chosen` of them, or all."""
 
     images: NDArray[np.uint8]
     name: str
     fingerprint: str
+    chosen: NDArray[np.int64] | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of pictures."""
+        return len(self.images) if self.chosen is None else len(self.chosen)
 
 
 class _Pictures(Dataset[Tensor]):
-    def __init__(self, images: NDArray[np.uint8]) -> None:
-        self.images = images
+    def __init__(self, part: PictureSet, advance: Advance) -> None:
+        self.part, self.advance = part, advance
 
     def __len__(self) -> int:
-        return len(self.images)
+        return self.part.size
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.array(self.images[index]))
+        self.advance(1)
+        place = index if self.part.chosen is None else self.part.chosen[index]
+        return torch.from_numpy(np.array(self.part.images[place]))
 
 
 def inception_cache() -> Path:
@@ -95,6 +106,7 @@ def distance(
     cache: Path | None = None,
     batch_size: int = 64,
     kid: bool = True,
+    advance: Advance = lambda n: None,
 ) -> dict[str, Any]:
     """Measure how far samples are from a reference.
 
@@ -104,9 +116,11 @@ def distance(
         features: ``inception`` gives ``fid``, ``kid`` and ``inception_score``; ``random-conv`` gives
             ``frechet_random_conv`` and ``kid_random_conv``, which are comparable among themselves only.
         weights: a file of Inception weights; None looks into torch's cache, then into the network.
-        cache: folder for the reference's statistics, kept under its fingerprint; None keeps nothing.
+        cache: folder for the features of the reference's pictures, kept under its fingerprint (with Inception 12 KB for
+            each picture); None keeps nothing.
         batch_size: pictures at a time.
         kid: measure KID, too, which takes as long again on few pictures.
+        advance: called with the number of pictures seen since the last call; those of a known reference are not.
 
     Returns:
         A receipt: the metrics, warnings, and all that is needed to repeat them.
@@ -116,33 +130,37 @@ def distance(
         UserError: there are no Inception weights.
     """
     for part in (samples, reference):
-        if len(part.images) < 2:
-            raise DataError(f"{part.name} has {len(part.images)} pictures; a distance needs at least 2")
+        if part.size < 2:
+            raise DataError(f"{part.name} has {part.size} pictures; a distance needs at least 2")
     inception = features == "inception"
     path = inception_weights(weights) if inception else None
     weights_hash = file_sha256(path) if path else None
-    fewest = min(len(samples.images), len(reference.images))
-    extractor = "inception-v3-compat" if inception else RANDOM_CONV
-    raw = torch_fidelity.calculate_metrics(
-        input1=_Pictures(samples.images),
-        input2=_Pictures(reference.images),
-        fid=True,
-        kid=kid,
-        isc=inception,
-        kid_subset_size=min(KID_SUBSET, fewest),
-        isc_splits=min(10, len(samples.images)),
-        feature_extractor=extractor,
-        feature_extractor_weights_path=str(path) if path else None,
-        cuda=torch.cuda.is_available(),
-        batch_size=batch_size,
-        cache=cache is not None,
-        cache_root=str(cache) if cache else None,
-        # torch-fidelity's key has no content in it: name the content and the weights.
-        input2_cache_name=_cache_name(reference, weights_hash) if cache else None,
-        save_cpu_ram=True,  # no worker processes: the pictures are in memory already
-        rng_seed=0,
-        verbose=False,
-    )
+    fewest = min(samples.size, reference.size)
+    settings = {
+        "kid_subsets": 100,
+        "kid_subset_size": min(KID_SUBSET, fewest),
+        "isc_splits": min(10, samples.size),
+        "cuda": torch.cuda.is_available(),
+        "batch_size": batch_size,
+        "rng_seed": 0,
+    }
+
+    def measure(**caching: Any) -> dict[str, float]:
+        return torch_fidelity.calculate_metrics(
+            input1=_Pictures(samples, advance),
+            input2=_Pictures(reference, advance),
+            fid=True,
+            kid=kid,
+            isc=inception,
+            feature_extractor="inception-v3-compat" if inception else RANDOM_CONV,
+            feature_extractor_weights_path=str(path) if path else None,
+            save_cpu_ram=True,  # no worker processes: the pictures are in memory already
+            verbose=False,
+            **settings,
+            **caching,
+        )
+
+    raw = measure_with_cache(measure, cache, f"{reference.fingerprint}|{weights_hash}")
     return {
         "metrics": _named(raw, inception),
         "warnings": _warnings(fewest, inception),
@@ -150,27 +168,22 @@ def distance(
         "weights_sha256": weights_hash,
         "samples": _describe(samples),
         "reference": _describe(reference),
-        "settings": {"kid_subset_size": min(KID_SUBSET, fewest), "seed": 0},
+        "settings": settings,
         "versions": versions(),
     }
-
-
-def _cache_name(reference: PictureSet, weights_hash: str | None) -> str:
-    return hashlib.sha256(f"{reference.fingerprint}|{weights_hash}".encode()).hexdigest()
 
 
 @contextmanager
 def distance_to(
     reference: Tensor, features: Features, weights: Path | None = None
 ) -> Iterator[Callable[[Tensor], float]]:
-    """Yield a function that measures the Fréchet distance of pictures (N, 3, S, S) in [-1, 1] to a reference.
+    """Yield a function that measures the Fréchet distance of pictures (N, 3, S, S) uint8 to a reference of that kind.
 
     The features of the reference are computed once, and forgotten at the end.
     """
 
     def as_set(images: Tensor, name: str) -> PictureSet:
-        pixels = images.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        return PictureSet(pixels, name, name)
+        return PictureSet(images.cpu().numpy(), name, name)
 
     originals = as_set(reference, "originals")
     metric = "fid" if features == "inception" else "frechet_random_conv"
@@ -207,6 +220,6 @@ def _describe(part: PictureSet) -> dict[str, Any]:
     return {
         "name": part.name,
         "fingerprint": part.fingerprint,
-        "count": len(part.images),
+        "count": part.size,
         "image_size": part.images.shape[-1],
     }

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from svq.evaluation.reconstruction import Decode, Distance, decode_all, psnr
+from svq.pixels import to_uint8
 
 MATTERS_DB = 0.05  # a position whose exchange costs at least this much counts as one that matters
 
@@ -55,7 +56,7 @@ def measure_order(
         painted = decode_all(decode, codes[:, :k])
         by_psnr[k] = float(psnr(painted, images).mean())
         if distance is not None:
-            by_frechet[k] = distance(painted)
+            by_frechet[k] = distance(to_uint8(painted))
         advance(len(codes))
     effects = effect_by_position(decode, codes, images, advance)
     return Order(

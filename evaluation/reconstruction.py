@@ -1,14 +1,16 @@
 """How well pictures are painted again from their codes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from svq.pixels import to_float, to_uint8
+
 Decode = Callable[[Tensor], Tensor]  # codes (B, k) int64 -> pictures (B, 3, S, S) in [-1, 1]
 Perception = Callable[[Tensor, Tensor], Tensor]  # pictures and references (B, 3, S, S) -> distances (B,)
-Distance = Callable[[Tensor], float]  # pictures (N, 3, S, S) in [-1, 1] -> how far they are from the originals
+Distance = Callable[[Tensor], float]  # pictures (N, 3, S, S) uint8 -> how far they are from the originals, as sets
 BATCH = 128
 
 
@@ -56,23 +58,15 @@ def decode_all(decode: Decode, codes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _mean_distance(perception: Perception, painted: Tensor, images: Tensor) -> float:
-    return float(torch.cat([perception(a, b) for a, b in _pairs(painted, images)]).mean())
-
-
-def _pairs(painted: Tensor, images: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield as many at a time as what is measured on them has room for."""
-    return zip(painted.split(BATCH), images.split(BATCH), strict=True)
-
-
 def reconstruction_quality(
     decode: Decode,
     codes: Tensor,
     images: Tensor,
     perception: Perception | None = None,
     distance: Distance | None = None,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> Quality:
-    """Compare pictures painted from codes (N, 36) with the originals (N, 3, S, S) in [-1, 1].
+    """Compare pictures painted from codes (N, 36) with the originals (N, 3, S, S) uint8, a batch at a time.
 
     Args:
         decode: paints codes.
@@ -80,14 +74,25 @@ def reconstruction_quality(
         images: the originals.
         perception: measures LPIPS, where its weights are at hand.
         distance: measures how far the painted pictures are from the originals, as a set.
+        advance: called with the number of pictures compared since the last call.
     """
-    painted = decode_all(decode, codes)
-    values = psnr(painted, images)
+    found: dict[str, list[Tensor]] = {name: [] for name in ("psnr", "ssim", "l1", "lpips", "painted")}
+    for part, pixels in zip(codes.split(BATCH), images.split(BATCH), strict=True):
+        painted, originals = decode(part).cpu(), to_float(pixels)
+        found["psnr"].append(psnr(painted, originals))
+        found["ssim"].append(ssim(painted, originals))
+        found["l1"].append((painted - originals).abs().flatten(1).mean(1))
+        if perception is not None:
+            found["lpips"].append(perception(painted, originals))
+        if distance is not None:
+            found["painted"].append(to_uint8(painted))
+        advance(len(part))
+    values = {name: torch.cat(parts) for name, parts in found.items() if parts}
     return Quality(
-        psnr=float(values.mean()),
-        psnr_spread=float(values.std()),
-        ssim=float(torch.cat([ssim(a, b) for a, b in _pairs(painted, images)]).mean()),
-        l1=float((painted - images).abs().mean()),
-        lpips=_mean_distance(perception, painted, images) if perception is not None else None,
-        frechet=distance(painted) if distance is not None else None,
+        psnr=float(values["psnr"].mean()),
+        psnr_spread=float(values["psnr"].std()),
+        ssim=float(values["ssim"].mean()),
+        l1=float(values["l1"].mean()),
+        lpips=float(values["lpips"].mean()) if perception is not None else None,
+        frechet=distance(values["painted"]) if distance is not None else None,
     )

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svq.data.imageset import Advance, nothing, to_uint8
+from svq.data.imageset import Advance, nothing
 from svq.errors import CheckpointError, UserError, nearest
 from svq.generator.config import SamplingConfig
 from svq.generator.model import Generator
+from svq.pixels import to_uint8
 from svq.provenance import versions
 from svq.tokenizer.model import StyledTokenizer
 from svq.tokenizer.painting import new_folder, write_pictures

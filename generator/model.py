@@ -4,8 +4,6 @@ What is special: the condition is the first token. The vocabulary is the codeboo
 means "any picture" and begins an unconditional sentence, then one token for each class.
 """
 
-import math
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from x_transformers import Decoder, TransformerWrapper
 
 from svq.errors import UserError
 from svq.generator.config import GeneratorConfig
-from svq.generator.sampling import Schedule, TopK, at_position, code_probabilities, draw, image_noise
+from svq.generator.sampling import Schedule, TopK, by_position, code_probabilities, draw, image_noise
 from svq.training.checkpoint import load_model, save_model
 
 Cache = Any  # x-transformers' LayerIntermediates
@@ -112,10 +110,15 @@ class Generator(nn.Module):
         device, tokens = next(self.parameters()).device, self.config.tokens
         labels = torch.full((n,), -1) if labels is None else labels
         prefix = torch.empty((n, 0), dtype=torch.int64) if prefix is None else prefix
-        self._check(n, labels, prefix, guidance, temperature, top_k, top_p, min_p)
+        self._check(n, labels, prefix)
+        temperatures, top_ps, min_ps = (by_position(one, tokens) for one in (temperature, top_p, min_p))
+        top_ks = [None] * tokens if top_k is None else by_position(top_k, tokens)
+        scales = by_position(guidance, tokens)
+        guided = any(scale != 1 for scale in scales)
+        if guided and bool((labels < 0).all()):
+            raise UserError("guidance needs a class to guide to; give --class, or labels")
         labels, codes = labels.to(device), prefix.to(device, torch.int64)
         noise = image_noise(seed, first, n, tokens).to(device)  # (n, 36)
-        guided = any(at_position(guidance, i) != 1 for i in range(tokens)) and bool((labels >= 0).any())
         if guided:  # the second half of the batch has no condition
             labels = torch.cat([labels, torch.full_like(labels, -1)])
 
@@ -129,31 +132,18 @@ class Generator(nn.Module):
         for i in range(start, tokens):
             if guided:
                 conditional, free = logits.chunk(2)
-                logits = free + at_position(guidance, i) * (conditional - free)
-            probabilities = code_probabilities(
-                logits,
-                temperature=at_position(temperature, i),
-                top_k=None if top_k is None else int(at_position(top_k, i)),
-                top_p=at_position(top_p, i),
-                min_p=at_position(min_p, i),
-            )
+                logits = free + scales[i] * (conditional - free)
+            probabilities = code_probabilities(logits, temperatures[i], top_ks[i], top_ps[i], min_ps[i])
             code = draw(probabilities, noise[:, i])  # (n,)
             codes = torch.cat([codes, code[:, None]], dim=1)
             if i + 1 < tokens:
                 logits, cache = self.decode_next(both(code), cache)
         return codes.cpu()
 
-    def _check(self, n: int, labels: Tensor, prefix: Tensor, guidance: Schedule, *others: Schedule | TopK) -> None:
+    def _check(self, n: int, labels: Tensor, prefix: Tensor) -> None:
         classes, size, tokens = len(self.config.classes), self.config.codebook_size, self.config.tokens
         if self.training:
             raise UserError("sampling in training mode would drop units at random; call .eval() first")
-        for schedule in (guidance, *others):
-            if schedule is not None and not isinstance(schedule, int | float | Real) and len(schedule) != tokens:
-                raise UserError(f"expected a schedule of {tokens} numbers, one for each position, got {len(schedule)}")
-            if schedule is not None and not all(math.isfinite(at_position(schedule, i)) for i in range(tokens)):
-                raise UserError(f"expected finite numbers to sample with, got {schedule}")
-        if any(at_position(guidance, i) != 1 for i in range(tokens)) and bool((labels < 0).all()):
-            raise UserError("guidance needs a class to guide to; give --class, or labels")
         if labels.shape != (n,) or (n and not (int(labels.min()) >= -1 and int(labels.max()) < classes)):
             raise UserError(f"expected {n} labels from -1 to {classes - 1}, got {labels.tolist()[:8]}")
         if prefix.ndim != 2 or len(prefix) != n or prefix.shape[1] > tokens:

@@ -5,6 +5,7 @@ point where the cumulated probability, in float64, passes the number. No other i
 """
 
 import hashlib
+import math
 from collections.abc import Sequence
 from numbers import Real
 
@@ -17,17 +18,22 @@ Schedule = float | Sequence[float]  # one number, or one for each position
 TopK = int | Sequence[int] | None
 
 
-def at_position(schedule: Schedule, position: int) -> float:
-    """Return the value of a schedule at a position.
+def by_position(schedule: Schedule | TopK, tokens: int) -> list[float]:
+    """Return the values of a schedule at all positions.
 
     Raises:
-        UserError: the schedule is too short.
+        UserError: it is no schedule, of another length, or not finite.
     """
-    if isinstance(schedule, int | float | Real):  # NumPy has its own
-        return float(schedule)
-    if position >= len(schedule):
-        raise UserError(f"a schedule of {len(schedule)} numbers has none for position {position + 1}")
-    return float(schedule[position])
+    try:
+        one = isinstance(schedule, Real) or getattr(schedule, "ndim", None) == 0  # NumPy and torch have their own
+        values = [float(x) for x in ([schedule] * tokens if one else schedule)]  # type: ignore[union-attr, arg-type]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"expected a number to sample with, or one for each position, got {schedule!r}") from error
+    if len(values) != tokens:
+        raise UserError(f"expected a schedule of {tokens} numbers, one for each position, got {len(values)}")
+    if not all(math.isfinite(value) for value in values):
+        raise UserError(f"expected finite numbers to sample with, got {schedule}")
+    return values
 
 
 def image_noise(seed: int, first: int, n: int, tokens: int) -> Tensor:
@@ -42,20 +48,22 @@ def image_noise(seed: int, first: int, n: int, tokens: int) -> Tensor:
 
 
 def code_probabilities(
-    logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0, min_p: float = 0.0
+    logits: Tensor, temperature: float = 1.0, top_k: float | None = None, top_p: float = 1.0, min_p: float = 0.0
 ) -> Tensor:
     """Return the probabilities (B, K) float64 to draw from, temperature first and then the filters.
 
     Raises:
-        UserError: an argument is out of range.
+        UserError: an argument is out of range, or a logit is not finite.
     """
     in_range = 0 <= temperature < float("inf") and 0 < top_p <= 1 and 0 <= min_p <= 1
-    if not in_range or (top_k is not None and top_k < 1):
+    if not in_range or (top_k is not None and (top_k < 1 or top_k != int(top_k))):
         raise UserError(
-            "expected temperature >= 0, top_k >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1, "
+            "expected temperature >= 0, a whole top_k >= 1, 0 < top_p <= 1 and 0 <= min_p <= 1, "
             f"got {temperature}, {top_k}, {top_p} and {min_p}"
         )
     logits = logits.double()
+    if not bool(logits.isfinite().all()):
+        raise UserError("the logits are not finite; give less guidance, or other weights")
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(1, logits.argmax(1, keepdim=True), 1.0)
     # The largest becomes 0 first: divided by a tiny temperature, the others become -inf and nothing becomes NaN.
@@ -64,7 +72,7 @@ def code_probabilities(
     keep = ranked >= min_p * ranked[:, :1]
     keep &= ranked.cumsum(1) - ranked < top_p  # the code that passes top_p is still in
     if top_k is not None:
-        keep[:, top_k:] = False
+        keep[:, int(top_k) :] = False
     ranked = ranked * keep
     return torch.zeros_like(p).scatter_(1, order, ranked / ranked.sum(1, keepdim=True))
 

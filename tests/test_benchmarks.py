@@ -15,7 +15,7 @@ from benchmarks import ablations, copies, quantizers, rate_distortion, residual_
 from benchmarks.rate_distortion import MODELS
 from benchmarks.trials import nearest, seconds_of, teach_null
 from svq.data import open_images
-from svq.data.imageset import to_float, to_uint8
+from svq.pixels import to_float, to_uint8
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.task import TokenizerTask

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from svq.data import ImageSet
-from svq.data.imageset import to_float, to_uint8
 from svq.evaluation.fid import PictureSet, distance
 from svq.generator import Generator
 from svq.generator.config import GeneratorConfig
+from svq.pixels import to_float, to_uint8
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.task import TokenizerTask

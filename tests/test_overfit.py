@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from svq.data import ImageSet, open_images
-from svq.data.imageset import to_float
 from svq.evaluation.reconstruction import psnr
 from svq.generator import Generator
 from svq.generator.presets import PRESETS as GENERATORS
 from svq.generator.task import GeneratorTask
+from svq.pixels import to_float
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.presets import PRESETS as TOKENIZERS
 from svq.tokenizer.task import TokenizerTask

@@ -26,10 +26,11 @@ from PIL import Image
 from torch import Tensor
 
 from svq.data.codes import Codes
-from svq.data.imageset import Advance, nothing, to_float, to_uint8
+from svq.data.imageset import Advance, nothing
 from svq.data.sources import GENERATED
 from svq.errors import CheckpointError, UserError
 from svq.evaluation.pictures import save_grid
+from svq.pixels import to_float, to_uint8
 from svq.provenance import versions
 from svq.tokenizer.model import StyledTokenizer
 from svq.training.checkpoint import fingerprint, replace
@@ -131,7 +132,8 @@ def write_pictures(folder: Path, batches: Iterable[Tensor], record: dict[str, An
     writing: deque[Future[None]] = deque()
     with ThreadPoolExecutor(WRITERS, "paint") as pool:
         for batch in batches:
-            shown.append(batch[: max(0, SHOWN - written)])
+            if written < SHOWN:
+                shown.append(batch[: SHOWN - written].clone())  # a part of a batch would hold all of it
             for picture in batch.numpy():
                 writing.append(pool.submit(_write, picture, folder / "images" / f"{written:06d}.png"))
                 written += 1

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from svq.data.codes import Codes, code_type
 from svq.data.entries import Entry
-from svq.data.imageset import Advance, nothing, sorted_classes, to_float
+from svq.data.imageset import Advance, nothing, sorted_classes
 from svq.data.stream import stream
 from svq.errors import DataError
+from svq.pixels import to_float
 from svq.tokenizer.model import StyledTokenizer
 from svq.tokenizer.refine import SEARCH_BATCH
 from svq.training.checkpoint import fingerprint

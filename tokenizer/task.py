@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svq.data.imageset import ImageSet, to_float
+from svq.data.imageset import ImageSet
 from svq.data.jitter import NUMBERS, jitter
 from svq.data.loaders import Augmentation, Loader
 from svq.data.pictures import PackedPictures, Pictures
@@ -16,6 +16,7 @@ from svq.errors import DataError
 from svq.evaluation.lpips import LPIPS
 from svq.evaluation.pictures import PREFIXES, prefix_name, save_rows
 from svq.evaluation.reconstruction import psnr
+from svq.pixels import to_float
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.critic import PatchCritic, balance
 from svq.tokenizer.layers import PlainLayer, StyledLayer

@@ -4,8 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from svq.data.codes import Codes, code_type
-from svq.data.imageset import Advance, ImageSet, nothing, to_float
+from svq.data.imageset import Advance, ImageSet, nothing
 from svq.errors import DataError
+from svq.pixels import to_float
 from svq.tokenizer.model import StyledTokenizer
 from svq.tokenizer.refine import SEARCH_BATCH
 from svq.training.checkpoint import fingerprint

@@ -26,7 +26,7 @@ BEST = "best"
 
 
 # Keys of a run's configuration that may change at any time.
-FREE = {"evaluate_every", "evaluation_sequences", "save_every", "keep", "trackers"}
+FREE = {"evaluate_every", "save_every", "keep", "trackers"}
 
 
 class Position(NamedTuple):

@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 
 from svq.data import ImageSet
 from svq.data.codes import Codes, load_codes
-from svq.data.imageset import to_float
 from svq.errors import CheckpointError, DataError
+from svq.pixels import to_float
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.tokenize import tokenize

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from svq.data.entries import in_validation
-from svq.data.imageset import ImageSet, fit, to_float, to_uint8
+from svq.data.imageset import ImageSet, fit
+from svq.pixels import to_float, to_uint8
 
 
 def test_the_centre_is_kept() -> None:

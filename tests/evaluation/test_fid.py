@@ -1,5 +1,6 @@
 """Distances between sets of pictures."""
 
+import hashlib
 import urllib.error
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ from torch_fidelity import register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from svq.data import ImageSet
-from svq.data.imageset import to_float
 from svq.errors import DataError, UserError
 from svq.evaluation import fid
 from svq.evaluation.features import RANDOM_CONV, RandomConvFeatures
 from svq.evaluation.fid import PictureSet, distance, distance_to
+from svq.pixels import to_float, to_uint8
 
 
 class Pixels(RandomConvFeatures):
@@ -90,6 +91,7 @@ def test_random_features_are_the_same_on_every_machine() -> None:
 def test_the_receipt_says_what_repeats_it(pictures: ImageSet) -> None:
     receipt = distance(of(pictures.images, "a"), of(pictures.images, "b"), features="random-conv")
     assert receipt["samples"] == {"name": "a", "fingerprint": "a", "count": 64, "image_size": 16}
+    assert receipt["settings"].keys() >= {"kid_subset_size", "isc_splits", "cuda", "batch_size", "rng_seed"}
     assert receipt["versions"].keys() >= {"svq", "torch", "torch-fidelity"}
 
 
@@ -177,8 +179,78 @@ def test_one_picture_has_no_distribution(pictures: ImageSet) -> None:
 
 
 def test_a_function_measures_many_sets_against_one_reference(pictures: ImageSet) -> None:
-    images = to_float(pictures.batch(pictures.indices("all")))
-    with distance_to(images, "random-conv") as measure:
-        near, far = measure(images + 0.05 * torch.randn_like(images)), measure(-images)
-        assert measure(images) == pytest.approx(0, abs=1e-4)
+    pixels = pictures.batch(pictures.indices("all"))
+    noisy = to_uint8(to_float(pixels) + 0.05 * torch.randn(pixels.shape))
+    with distance_to(pixels, "random-conv") as measure:
+        near, far = measure(noisy), measure(255 - pixels)
+        assert measure(pixels) == pytest.approx(0, abs=1e-4)
     assert 0 < near < far
+
+
+def test_a_part_of_a_set_is_what_is_measured(pictures: ImageSet) -> None:
+    chosen, seen = pictures.indices("train"), []
+    part = PictureSet(pictures.images, "part", "part", chosen)
+    receipt = distance(part, of(pictures.images[chosen]), features="random-conv", kid=False, advance=seen.append)
+    assert receipt["metrics"]["frechet_random_conv"] == pytest.approx(0, abs=1e-4)
+    assert receipt["samples"]["count"] == len(chosen)
+    assert sum(seen) == 2 * (len(chosen) + 1)  # torch-fidelity looks at the first of each beforehand
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 cut", None])
+def test_a_damaged_cache_costs_no_result(pictures: ImageSet, tmp_path: Path, content: bytes | None) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "owned",))
+
+    def measure() -> float:
+        result = distance(of(255 - pictures.images), of(pictures.images), features="random-conv", cache=tmp_path / "c")
+        return float(result["metrics"]["frechet_random_conv"])
+
+    first = measure()
+    (file,) = (tmp_path / "c").iterdir()  # features, and nothing else is kept
+    assert file.stat().st_mode & 0o044 == 0o044
+    if content is None:
+        torch.save({"x": Evil()}, file)
+    else:
+        file.write_bytes(content)
+    assert measure() == first
+    assert not (tmp_path / "owned").exists()
+    assert torch.load(file, weights_only=True).shape == (64, 448)  # made anew
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(pictures: ImageSet, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    sets = of(255 - pictures.images), of(pictures.images)
+    kept, lost = (distance(*sets, features="random-conv", cache=folder) for folder in (None, tmp_path / "file"))
+    assert kept["metrics"] == lost["metrics"]
+
+
+def test_kid_is_the_unbiased_estimate_of_its_kernel() -> None:
+    """The mean maximum discrepancy of (x y / d + 1)^3, without the pairs of a picture with itself."""
+    rng = np.random.default_rng(0)
+    sets = [rng.integers(0, high, (30, 3, 16, 16), dtype=np.uint8) for high in (256, 150)]
+    found = distance(*(of(images, str(i)) for i, images in enumerate(sets)), features="random-conv")["metrics"]
+    network = RandomConvFeatures(RANDOM_CONV, ["448"])
+    with torch.no_grad():
+        x, y = (network(torch.from_numpy(images))[0].double() for images in sets)
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    def others(values: torch.Tensor) -> torch.Tensor:
+        return (values.sum() - values.diagonal().sum()) / (len(values) * (len(values) - 1))
+
+    expected = others(kernel(x, x)) + others(kernel(y, y)) - 2 * kernel(x, y).mean()
+    assert found["kid_random_conv"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_means_are_reported_and_not_spreads(monkeypatch: pytest.MonkeyPatch, pictures: ImageSet) -> None:
+    raw = {
+        "frechet_inception_distance": 1.0, "kernel_inception_distance_mean": 2.0, "kernel_inception_distance_std": 3.0,
+        "inception_score_mean": 4.0, "inception_score_std": 5.0,
+    }  # fmt: skip
+    monkeypatch.setattr(fid, "inception_weights", lambda path: Path(__file__))
+    monkeypatch.setattr("torch_fidelity.calculate_metrics", lambda **_: raw)
+    receipt = distance(of(pictures.images), of(pictures.images))
+    assert receipt["metrics"] == {"fid": 1.0, "kid": 2.0, "inception_score": 4.0}
+    assert receipt["weights_sha256"] == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()

@@ -1,5 +1,7 @@
 """PSNR, the order of the codes, and the use of the codebook, on decoders whose answers are known."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from svq.evaluation.codebook import codebook_use, information
 from svq.evaluation.order import effect_by_position, measure_order
 from svq.evaluation.reconstruction import psnr, reconstruction_quality, ssim
+from svq.pixels import to_float, to_uint8
 
 
 def paint(codes: Tensor) -> Tensor:
@@ -55,7 +58,12 @@ def test_a_position_that_is_ignored_has_no_effect() -> None:
 def test_a_distance_is_measured_for_every_length() -> None:
     codes = torch.randint(0, 11, (20, 4))
     images = paint(codes)
-    measured = measure_order(paint, codes, images, distance=lambda painted: float((painted - images).abs().mean()))
+    pixels = to_uint8(images).int()
+
+    def distance(painted: Tensor) -> float:
+        return float((painted - pixels).abs().float().mean())
+
+    measured = measure_order(paint, codes, images, distance)
     distances = list(measured.frechet.values())
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] == 0
@@ -75,21 +83,29 @@ def test_ssim_is_one_for_equals_and_knows_structure_from_noise() -> None:
 def test_quality_of_a_known_error() -> None:
     codes = torch.randint(0, 11, (300, 16))
 
-    def paint_16(codes: Tensor) -> Tensor:
-        return (codes / 5 - 1).float()[:, None, :, None].expand(-1, 3, -1, 16)
+    def bytes_of(codes: Tensor) -> Tensor:
+        return (20 * codes).byte()[:, None, :, None].expand(-1, 3, -1, 16)
 
-    quality = reconstruction_quality(paint_16, codes, paint_16(codes) + 0.2)
-    assert 0.7 < quality.ssim < 1
-    assert quality.psnr == pytest.approx(20, abs=1e-3)
+    def paint_16(codes: Tensor) -> Tensor:
+        return to_float(bytes_of(codes))
+
+    originals, done = bytes_of(codes) + 51, []  # by 0.4 on a scale from -1 to 1
+    quality = reconstruction_quality(paint_16, codes, originals, advance=done.append)
+    assert 0.5 < quality.ssim < 1
+    assert quality.psnr == pytest.approx(20 * math.log10(2 / 0.4), abs=1e-3)
     assert quality.psnr_spread == pytest.approx(0, abs=1e-3)
-    assert quality.l1 == pytest.approx(0.2, abs=1e-5)
-    assert quality.lpips is None
+    assert quality.l1 == pytest.approx(0.4, abs=1e-5)
+    assert quality.lpips is quality.frechet is None
+    assert sum(done) == 300
 
     def perception(a: Tensor, b: Tensor) -> Tensor:
         return (a - b).mean((1, 2, 3))
 
-    again = reconstruction_quality(paint_16, codes, paint_16(codes) + 0.2, perception)
-    assert again.lpips == pytest.approx(-0.2, abs=1e-5)
+    seen: list[Tensor] = []
+    again = reconstruction_quality(paint_16, codes, originals, perception, lambda painted: seen.append(painted) or 3.0)
+    assert again.lpips == pytest.approx(-0.4, abs=1e-5)
+    assert again.frechet == 3
+    assert torch.equal(seen[0], bytes_of(codes))
 
 
 def test_use_of_a_codebook_in_closed_form() -> None:

@@ -94,8 +94,21 @@ def test_schedules_by_position(generator: Generator) -> None:
 
 
 @pytest.mark.parametrize(
+    "changed",
+    [{"guidance": [1.0] * 4 + [5.0] * 4}, {"top_p": [1.0] * 4 + [0.1] * 4}, {"min_p": [0.0] * 4 + [1.0] * 4}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_each_position_has_its_own_value(generator: Generator, changed: dict[str, list[float]]) -> None:
+    labels = torch.ones(20, dtype=torch.int64)
+    plain, other = generator.sample(20, 5, labels=labels), generator.sample(20, 5, labels=labels, **changed)
+    assert torch.equal(plain[:, :4], other[:, :4])
+    assert not torch.equal(plain, other)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"top_k": 2.7}, "a whole top_k"),
         ({"labels": torch.tensor([2])}, "expected 1 labels from -1 to 1"),
         ({"prefix": torch.zeros(1, 9).long()}, "expected a prefix of shape"),
         ({"prefix": torch.full((1, 2), 20)}, r"must lie in \[0, 20\)"),

@@ -1,12 +1,13 @@
 """From logits to codes."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from svq.errors import UserError
-from svq.generator.sampling import at_position, code_probabilities, draw, image_noise
+from svq.generator.sampling import by_position, code_probabilities, draw, image_noise
 
 logit_lists = st.lists(st.floats(-20, 20), min_size=2, max_size=20)
 
@@ -46,15 +47,30 @@ def test_what_the_filters_keep(logits: list[float], top_k: int, top_p: float, mi
     # Those kept are the likeliest; without the last of them, top_p is not reached.
     if not chosen.all():
         assert plain[chosen].min() >= plain[~chosen].max()
-    assert plain[chosen].sum() - plain[chosen].min() < top_p
+    assert plain[chosen].sum() - plain[chosen].min() < top_p + 1e-9
     # Among themselves they keep their shares.
     torch.testing.assert_close(kept[chosen], plain[chosen] / plain[chosen].sum())
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": -0.1}])
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1}, {"top_k": 0}, {"top_k": 2.7}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": -0.1}]
+)
 def test_arguments_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match="expected temperature"):
         code_probabilities(torch.zeros(1, 2), **wrong)  # type: ignore[arg-type]
+
+
+def test_logits_that_are_not_finite_are_refused() -> None:
+    """As of a guidance scale beyond float32: each code would be the last of the codebook."""
+    with pytest.raises(UserError, match="the logits are not finite; give less guidance"):
+        code_probabilities(torch.tensor([[0.0, float("nan")]]))
+
+
+def test_each_filter_keeps_neither_more_nor_less() -> None:
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    assert (code_probabilities(logits, top_k=2) > 0).sum() == 2
+    assert (code_probabilities(logits, top_p=0.75) > 0).sum() == 3
+    assert (code_probabilities(logits, min_p=0.45) > 0).sum() == 3
 
 
 def test_draws_follow_the_probabilities() -> None:
@@ -78,7 +94,10 @@ def test_the_noise_of_an_image_depends_on_its_number_alone() -> None:
 
 
 def test_schedules() -> None:
-    assert at_position(0.5, 7) == 0.5
-    assert at_position([0.1, 0.2], 1) == 0.2
-    with pytest.raises(UserError, match="a schedule of 2 numbers has none for position 3"):
-        at_position([0.1, 0.2], 2)
+    for half in (0.5, np.float32(0.5), np.array(0.5), torch.tensor(0.5), [0.5, 0.5], np.full(2, 0.5)):
+        assert by_position(half, 2) == [0.5, 0.5]
+    with pytest.raises(UserError, match="expected a schedule of 3 numbers, one for each position, got 2"):
+        by_position([0.1, 0.2], 3)
+    for wrong in ("a", [None, None], None):
+        with pytest.raises(UserError, match="expected a number to sample with, or one for each position"):
+            by_position(wrong, 2)  # type: ignore[arg-type]

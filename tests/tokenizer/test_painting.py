@@ -10,8 +10,8 @@ from PIL import Image
 
 from svq.data import ImageSet, open_images
 from svq.data.codes import Codes
-from svq.data.imageset import to_uint8
 from svq.errors import CheckpointError, UserError
+from svq.pixels import to_uint8
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.painting import new_folder, paint_codes

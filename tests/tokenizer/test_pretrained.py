@@ -9,8 +9,8 @@ import torch
 
 from svq.cli.last import SHIPPED
 from svq.data import open_images
-from svq.data.imageset import to_float
 from svq.evaluation.reconstruction import reconstruction_quality
+from svq.pixels import to_float
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.export import export
 from svq.tokenizer.model import PRETRAINED
@@ -49,8 +49,8 @@ def test_it_paints_held_out_emoji_as_well_as_its_card_says(name: str) -> None:
     card = (PRETRAINED / name / "card.md").read_text()
     said = re.search(r"PSNR (\d\d\.\d\d) dB", card)
     assert said is not None
-    originals = to_float(images.batch(images.indices("val")))
-    codes = torch.cat([tokenizer.encode(part) for part in originals.split(64)])
+    originals = images.batch(images.indices("val"))
+    codes = torch.cat([tokenizer.encode(to_float(part)) for part in originals.split(64)])
     found = reconstruction_quality(tokenizer.decode, codes, originals).psnr
     assert found > 20
     if images.fingerprint not in card:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from svq.data import ImageSet
-from svq.data.imageset import to_float
 from svq.errors import UserError
+from svq.pixels import to_float
 from svq.tokenizer import StyledTokenizer, refine
 from svq.tokenizer.config import KMeansConfig, QuantizerConfig, TokenizerConfig, VQConfig
 from tests.tokenizer.kinds import KINDS

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from svq.data import ImageSet
-from svq.data.imageset import to_float
 from svq.errors import DataError
+from svq.pixels import to_float
 from svq.tokenizer.config import KMeansConfig, TokenizerConfig, TokenizerTrainConfig, VQConfig
 from svq.tokenizer.task import TokenizerTask
 from tests.steps import draws

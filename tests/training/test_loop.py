@@ -15,9 +15,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from svq.data import ImageSet
-from svq.data.imageset import to_float
 from svq.errors import CheckpointError, ConfigError, TrainingError
 from svq.evaluation.reconstruction import psnr
+from svq.pixels import to_float
 from svq.tokenizer import StyledTokenizer, layers
 from svq.tokenizer.config import (
     KMeansConfig,

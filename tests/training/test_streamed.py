@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from svq.data import open_images
-from svq.data.imageset import to_uint8
 from svq.data.packed import PackedSet, open_index
 from svq.data.packing import PackSettings, pack
 from svq.data.pictures import PackedPictures
 from svq.data.sources import list_pictures
 from svq.errors import CheckpointError, DataError
+from svq.pixels import to_uint8
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.task import TokenizerTask
 from svq.training.device import start_engine
