@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,10 @@ from PIL import Image, ImageDraw
 
 from svq.data import ImageSet, open_images
 from svq.tokenizer.config import TokenizerConfig
+
+# Rounds of different length and luck would make a test of properties fail now and then.
+hypothesis.settings.register_profile("svq", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("svq")
 
 CLASSES = {"disc": "ellipse", "box": "rectangle"}
 

@@ -71,3 +71,6 @@ def test_a_sample_of_a_split_is_the_same_each_time(pictures: ImageSet) -> None:
     assert pictures.sample("train", 10).tolist() == pictures.sample("train", 10).tolist()
     assert set(pictures.sample("train", 10)) <= set(pictures.indices("train"))
     assert sorted(pictures.sample("all", 1000)) == list(range(64))
+    few = pictures.sample("train", 16)  # of a folder, whose pictures are sorted by class
+    assert few.tolist() != sorted(few)
+    assert set(pictures.labels[few]) == {0, 1}

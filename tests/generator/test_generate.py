@@ -18,6 +18,7 @@ from svq.generator import Generator
 from svq.generator.config import GeneratorConfig, GeneratorShape, GeneratorTrainConfig, SamplingConfig
 from svq.generator.generate import generate, label_of, paint
 from svq.generator.task import GeneratorTask
+from svq.pixels import to_uint8
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.tokenize import tokenize
@@ -122,6 +123,17 @@ def test_pictures_are_sampled_as_it_was_asked(
     assert not torch.equal(codes, generator.sample(40, 5, **options | {"guidance": 1.0}))
 
 
+def test_the_files_are_what_the_generator_writes_and_the_tokenizer_paints(
+    generator: Generator, tokenizer: StyledTokenizer, tmp_path: Path
+) -> None:
+    generator.net.to_logits.weight.data.mul_(30)
+    how = SamplingConfig(top_k=5, temperature=2.0, class_name="disc")
+    generate(generator, tokenizer, tmp_path / "s", 40, seed=3, sampling=how)
+    labels = torch.ones(40, dtype=torch.int64)
+    expected = to_uint8(tokenizer.decode(generator.sample(40, 3, labels=labels, top_k=5, temperature=2.0)))
+    np.testing.assert_array_equal(pixels(tmp_path / "s").transpose(0, 3, 1, 2), expected)
+
+
 @pytest.fixture
 def codes(tokenizer: StyledTokenizer, pictures: ImageSet) -> Codes:
     return tokenize(tokenizer, pictures)
@@ -144,6 +156,22 @@ def test_stage_two_never_trains_on_held_out_pictures(codes: Codes, tokenizer: St
     assert task.size == int((~codes.validation).sum())
     shown, _ = task.batch(torch.arange(task.size))
     assert torch.equal(shown, torch.from_numpy(codes.codes[~codes.validation].astype(np.int64)))
+
+
+def test_each_sentence_is_taught_with_the_class_of_its_picture(
+    codes: Codes, tokenizer: StyledTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = GeneratorTrainConfig(condition_dropout=0.25)
+    task = GeneratorTask(GeneratorShape(width=32, depth=1, heads=2), train, codes, tokenizer)
+    wanted = torch.from_numpy(codes.labels[~codes.validation])
+    which = torch.randperm(task.size, generator=torch.Generator().manual_seed(0))[:40]
+    assert torch.equal(task.batch(which)[1], wanted[which])
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(task.model, "loss", lambda codes, labels: seen.append(labels) or labels.sum())
+    task.losses(task.batch(which), 0.0, draws(40))
+    kept = seen[0] >= 0
+    assert torch.equal(seen[0][kept], wanted[which][kept])
+    assert 0 < kept.sum() < 40
 
 
 def test_a_finished_run_is_not_taken_for_one_on_codes_that_were_searched_for(

@@ -138,6 +138,13 @@ def test_the_loss_of_an_untrained_model_is_that_of_guessing() -> None:
     assert loss.item() == pytest.approx(torch.tensor(50.0).log().item(), abs=0.3)
 
 
+def test_the_shape_is_what_was_asked_for() -> None:
+    net = Generator(GeneratorConfig(codebook_size=50, tokens=8, width=32, depth=3, heads=2, classes=("a",))).net
+    assert net.pos_emb.emb.weight.shape == (8, 32)  # learned positions
+    assert net.token_emb.emb.weight.shape == (50 + 2, 32)
+    assert len(net.attn_layers.layers) == 2 * 3  # attention and MLP
+
+
 def test_a_saved_generator_is_the_same(generator: Generator, tmp_path: Path) -> None:
     generator.save_pretrained(tmp_path / "g")
     assert torch.equal(Generator.from_pretrained(tmp_path / "g").sample(4, seed=9), generator.sample(4, seed=9))

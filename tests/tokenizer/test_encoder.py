@@ -42,6 +42,12 @@ def test_samples_have_the_posteriors_mean_and_spread() -> None:
     torch.testing.assert_close(sample.std(0), std, atol=0.03, rtol=0)
 
 
+def test_a_blind_encoders_latents_are_those_of_its_queries(config: TokenizerConfig) -> None:
+    encoder = built(config.model_copy(update={"looks": 0, "ahead": None}))
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(encoder(images).mean, encoder.mean(encoder.features(images)[:, encoder.patches :]))
+
+
 @pytest.mark.parametrize(("looks", "ahead"), [(0, None), (2, None), (2, 2)])
 def test_every_latent_sees_every_patch(config: TokenizerConfig, looks: int, ahead: int | None) -> None:
     encoder = built(config.model_copy(update={"looks": looks, "ahead": ahead}))

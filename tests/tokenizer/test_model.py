@@ -155,6 +155,17 @@ def test_a_codebook_that_was_never_started_is_named(config: TokenizerConfig) -> 
         tokenizer.eval().encode(torch.zeros(1, 3, 16, 16))
 
 
+@pytest.mark.parametrize("looks", [0, 2])
+def test_in_training_latents_are_drawn_from_their_posterior(config: TokenizerConfig, looks: int) -> None:
+    torch.manual_seed(0)
+    tokenizer = StyledTokenizer(config.model_copy(update={"looks": looks}))
+    drawn: list[torch.Tensor] = []
+    tokenizer.norm.register_forward_pre_hook(lambda _, given: drawn.append(given[0]))
+    eps = torch.randn(4, config.tokens, config.latent_dim)
+    posterior = tokenizer(torch.rand(4, 3, 16, 16) * 2 - 1, eps).posterior
+    torch.testing.assert_close(torch.cat(drawn, 1), posterior.mean + (0.5 * posterior.log_variance).exp() * eps)
+
+
 def test_a_prefix_teaches_its_own_latents_and_the_null_of_the_others(tokenizer: StyledTokenizer) -> None:
     images = torch.rand(4, 3, 16, 16) * 2 - 1
     written: list[torch.Tensor] = []  # by group

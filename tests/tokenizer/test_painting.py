@@ -1,6 +1,8 @@
 """Painted codes are the tokenizer's pictures, and no file that svq did not write is lost."""
 
 import json
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from svq.errors import CheckpointError, UserError
 from svq.pixels import to_uint8
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
-from svq.tokenizer.painting import new_folder, paint_codes
+from svq.tokenizer.painting import new_folder, paint_codes, write_pictures
 from svq.tokenizer.tokenize import tokenize
 from svq.training.checkpoint import fingerprint
 
@@ -50,6 +52,26 @@ def test_painted_files_are_the_tokenizers_pictures(
     assert (record["codes"], record["count"], record["data"]) == (3, len(sentences), sentences.data)
     assert record["tokenizer"]["fingerprint"] == fingerprint(tokenizer)
     assert len(open_images(str(tmp_path / "out"), 16)) == len(sentences)  # the grid is none of them
+
+
+def test_no_more_pictures_are_held_than_a_few_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svq.tokenizer.painting.SHOWN", 3)
+    held: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def batches() -> Iterator[torch.Tensor]:
+        for _ in range(20):
+            pixels = np.zeros((2, 3, 8, 8), np.uint8)
+            held.append(weakref.ref(pixels))
+            yield torch.from_numpy(pixels)
+
+    def advance(_: int) -> None:
+        nonlocal most
+        most = max(most, sum(one() is not None for one in held))
+
+    write_pictures(tmp_path, batches(), {}, advance)
+    assert len(list((tmp_path / "images").iterdir())) == 40
+    assert most <= 5
 
 
 def test_more_codes_than_there_are_cannot_be_painted(

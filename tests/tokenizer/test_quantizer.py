@@ -110,16 +110,29 @@ def test_k_means_starts_the_cosine_codebook_on_real_clusters(config: TokenizerCo
     assert len(quantized.codes.unique()) >= 16
 
 
-def test_dead_codes_come_back_to_life() -> None:
+@pytest.mark.parametrize("dead_below", [0, 1])
+def test_dead_codes_come_back_to_life(dead_below: int) -> None:
+    """Half of the codes lie where no latent is, so that none moves them; only what revives them brings them back."""
     torch.manual_seed(0)
-    quantizer = CosineVQ(VQConfig(codebook_size=32, dim=4, decay=0.5, dead_below=1))
-    quantizer.start(torch.randn(64, 8, 4) * 0.01 + torch.tensor([1.0, 0, 0, 0]))  # all in one corner
-    latents = torch.randn(64, 8, 4)
-    before = len(quantizer.eval()(latents).codes.unique())
+    quantizer = CosineVQ(VQConfig(codebook_size=8, dim=4, decay=0.5, dead_below=dead_below))
+    near, far = torch.tensor([1.0, 0, 0, 0]) + 0.3 * torch.randn(64, 8, 4), torch.tensor([-1.0, 0, 0, 0])
+    quantizer.start(near)
+    book = quantizer.vq._codebook
+    book.embed[0, :4], book.embed_avg[0, :4], book.cluster_size[0, :4] = far, far, 1.0
     quantizer.train()
     for _ in range(20):
-        quantizer.learn(torch.randn(64, 8, 4))
-    assert len(quantizer.eval()(latents).codes.unique()) == 32 > before
+        quantizer.learn(near)
+    assert len(quantizer.eval()(near).codes.unique()) == (8 if dead_below else 4)
+
+
+@pytest.mark.parametrize("kind", [VQConfig, SimVQConfig])
+def test_the_commitment_is_weighed(kind: type[VQConfig | SimVQConfig], config: TokenizerConfig) -> None:
+    losses = []
+    for commitment in (0.25, 0.5):
+        quantizer, latents = built(kind(codebook_size=16, dim=4, commitment=commitment), config)
+        quantizer.start(latents)
+        losses.append(quantizer.train().learn(latents).item())
+    assert losses[1] == pytest.approx(2 * losses[0], rel=1e-4)
 
 
 def test_lfq_learns_what_the_library_says(config: TokenizerConfig) -> None:
@@ -171,6 +184,12 @@ def test_position_norm_normalises_each_position_by_itself() -> None:
     for _ in range(200):
         norm(z)
     torch.testing.assert_close(norm.eval()(z), normalised, atol=1e-2, rtol=1e-2)
+
+
+def test_position_norm_remembers_more_than_the_last_batch() -> None:
+    norm, latents = PositionNorm(4, 2), torch.randn(64, 4, 2) * 3 + 5
+    norm(latents)
+    torch.testing.assert_close(norm.norm.running_mean, 0.1 * latents.mean(0).flatten())
 
 
 def test_position_norm_takes_positions_in_groups() -> None:

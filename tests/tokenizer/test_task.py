@@ -133,6 +133,16 @@ def test_a_vae_gets_its_codebook_at_the_end(config: TokenizerConfig, pictures: I
     assert task.model.quantizer.started
 
 
+def test_to_start_a_codebook_moves_no_statistics(config: TokenizerConfig, pictures: ImageSet) -> None:
+    config = config.model_copy(update={"quantizer": KMeansConfig(codebook_size=16)})
+    task = TokenizerTask(config, TokenizerTrainConfig(continuous_share=0), pictures)
+    task.model.train()
+    before = task.model.norm.norm.running_mean.clone()
+    task.prepare(1.0)
+    assert torch.equal(task.model.norm.norm.running_mean, before)
+    assert task.model.training
+
+
 def test_the_perceptual_loss_joins_the_others(config: TokenizerConfig, pictures: ImageSet, vgg16: Path) -> None:
     batch = torch.arange(8)
     losses = []

@@ -38,7 +38,7 @@ from svq.training.dry import dry_run
 from svq.training.log import RunLog, read_log
 from svq.training.loop import due, train
 from svq.training.micro import settle_micro_batch
-from svq.training.optimizer import optimizer_state
+from svq.training.optimizer import learning_rate, optimizer_state
 from svq.training.order import order
 from svq.training.runs import train_run
 from svq.training.step import Trainer, average_weights
@@ -464,6 +464,30 @@ def test_gradients_are_clipped(config: TokenizerConfig, pictures: ImageSet) -> N
     before = trainer._clip(trainer.task.model)
     assert before > 2e-3
     assert trainer._clip(trainer.task.model) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_step_has_the_rate_the_randomness_and_the_half_life_of_its_place(
+    config: TokenizerConfig, pictures: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = TokenizerTrainConfig(images=96, batch_size=8)
+    task = TokenizerTask(config, settings, pictures)
+    trainer = Trainer(task, settings, start_engine(settings))
+    losses, seeds, seen = task.losses, [], []
+    monkeypatch.setattr(task, "losses", lambda *given: seeds.append(torch.initial_seed()) or losses(*given))
+    monkeypatch.setattr("svq.training.step.average_weights", lambda *given: seen.append(given[3]))
+    for place in (0, 8, 80):
+        taken = trainer.step(place, 96, trainer.feed.next())
+        assert taken.rate == learning_rate(settings.optimizer, place / 96)
+    assert len(set(seeds)) == 3
+    assert seen == [8, 16, 88]
+
+
+def test_another_seed_is_another_model(config: TokenizerConfig, pictures: ImageSet) -> None:
+    def first(seed: int) -> Tensor:
+        return TokenizerTask(config, TokenizerTrainConfig(seed=seed), pictures).model.encoder.mean.weight
+
+    assert torch.equal(first(1), first(1))
+    assert not torch.equal(first(1), first(2))
 
 
 def test_the_loss_is_the_sum_of_its_parts(config: TokenizerConfig, pictures: ImageSet) -> None:

@@ -64,6 +64,29 @@ def test_muon_moves_as_torchs_own_does(shape: tuple[int, int]) -> None:
     assert (ours - theirs).norm() < 0.03 * theirs.norm()  # theirs is always in bf16
 
 
+def test_each_matrix_is_moved_by_its_own_gradient() -> None:
+    """Those of one shape are stacked."""
+    torch.manual_seed(0)
+    gradients = [torch.randn(8, 8) for _ in range(3)]
+    together, alone = ([torch.nn.Parameter(torch.zeros(8, 8)) for _ in gradients] for _ in range(2))
+    for parameters in (together, alone):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+    Muon(together, lr=0.1, momentum=0.95, weight_decay=0.0).step()
+    for parameter in alone:
+        Muon([parameter], lr=0.1, momentum=0.95, weight_decay=0.0).step()
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_the_optimizers_have_what_was_asked_for(config: TokenizerConfig) -> None:
+    asked = OptimizerConfig(name="muon", betas=(0.8, 0.7), weight_decay=0.3)
+    adamw, muon = build_optimizers(StyledTokenizer(config), asked)
+    assert {group["betas"] for group in adamw.param_groups} == {(0.8, 0.7)}
+    assert {group["weight_decay"] for group in adamw.param_groups} == {0.0, 0.3}
+    assert {group["weight_decay"] for group in muon.param_groups} == {0.3}
+
+
 def test_muon_decays_what_it_moves() -> None:
     weight = torch.nn.Parameter(torch.ones(4, 4))
     weight.grad = torch.zeros(4, 4)
