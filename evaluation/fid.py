@@ -49,13 +49,15 @@ class PictureSet(NamedTuple):
 
 class _Pictures(Dataset[Tensor]):
     def __init__(self, part: PictureSet, advance: Advance) -> None:
-        self.part, self.advance = part, advance
+        self.part, self.advance, self.seen = part, advance, 0
 
     def __len__(self) -> int:
         return self.part.size
 
     def __getitem__(self, index: int) -> Tensor:
-        self.advance(1)
+        if index == self.seen:  # torch-fidelity takes them in order, but looks at the first one beforehand
+            self.seen += 1
+            self.advance(1)
         place = index if self.part.chosen is None else self.part.chosen[index]
         return torch.from_numpy(np.array(self.part.images[place]))
 
