@@ -12,8 +12,8 @@ from svq.cli.output import first_process, say
 from svq.errors import RunStopped, UserError
 
 OUT_OF_MEMORY = (
-    "out of memory; training and generate take a smaller --batch-size, training --batch-size auto and --set "
-    "train.recompute=true, too ({})"
+    "out of memory; training and generate take a smaller --batch-size, training --batch-size auto, too, and that of a "
+    "tokenizer --set train.recompute=true ({})"
 )
 
 app = typer.Typer(

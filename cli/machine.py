@@ -132,10 +132,10 @@ def _training() -> Check:
 
     precision = choose_precision("auto")
     if not torch.cuda.is_available():
-        return Check("training", "ok", f"{precision}, fused AdamW, one process; torch.compile only when asked for")
+        return Check("training", "ok", f"{precision}, one process; torch.compile only when asked for")
     count = torch.cuda.device_count()
     several = f"; --nproc {count} uses all {count} GPUs" if count > 1 else ""
-    return Check("training", "ok", f"{precision}, TF32 for fp32 products, fused AdamW{several}")
+    return Check("training", "ok", f"{precision}, TF32 for fp32 products{several}")
 
 
 def _gflops(dtype: "torch.dtype", side: int, device: "torch.device") -> float:

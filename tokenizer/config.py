@@ -174,6 +174,7 @@ class TokenizerTrainConfig(TrainConfig):
     )
     critic_lecam: float = Field(0.001, ge=0, description="weight of its LeCam regularisation")
     critic_width: PositiveInt = Field(64, description="channels of its first layer")
+    recompute: bool = Field(False, description="activation checkpointing: less memory, a third more time")
     flip: bool = Field(True, description="mirror half of the training pictures")
     jitter_share: float = Field(
         0.0, ge=0, le=1, description="share of the training pictures turned, stretched and moved a little"

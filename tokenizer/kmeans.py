@@ -25,11 +25,15 @@ def kmeans(latents: Tensor, clusters: int, iterations: int, cosine: bool = False
         Means (K, d), and how many latents each had (K,), the same in all processes. A mean that has none stays.
     """
     several = torch.distributed.is_initialized()
-    # Drawn again and again, where there are fewer latents than clusters.
-    chosen = torch.randperm(len(latents), device=latents.device).repeat(-(-clusters // len(latents)))[:clusters]
-    means, counts = latents[chosen], latents.new_zeros(clusters)
+    processes = torch.distributed.get_world_size() if several else 1
+    wanted = -(-clusters // processes)  # of each process: one alone may have fewer latents than there are clusters
+    # Drawn again and again, where there are fewer in all.
+    chosen = torch.randperm(len(latents), device=latents.device).repeat(-(-wanted // len(latents)))[:wanted]
+    begun = [latents[chosen]]
     if several:
-        torch.distributed.broadcast(means, 0)
+        begun = [torch.empty_like(begun[0]) for _ in range(processes)]
+        torch.distributed.all_gather(begun, latents[chosen])
+    means, counts = torch.cat(begun)[:clusters], latents.new_zeros(clusters)
     for _ in range(iterations):
         blocks, lengths = latents.split(max(1, BLOCK // clusters)), means.square().sum(1)  # (K,)
         # Squared distances, less the length of the latent, which is the same for all means.

@@ -86,6 +86,11 @@ class PositionNorm(nn.Module):
         return (x - mean) * torch.rsqrt(variance + self.norm.eps)
 
 
+def exactly(latents: Tensor) -> torch.autocast:
+    """Return a context without bf16, in which some of the nearest codes would be others than those that decode."""
+    return torch.autocast(latents.device.type, enabled=False)
+
+
 class Quantizer(nn.Module, ABC):
     """What all quantizers have in common."""
 
@@ -145,14 +150,16 @@ class CosineVQ(Quantizer):
         super().start(latents)
 
     def learn(self, latents: Tensor) -> Tensor:
-        return self.vq(latents)[2]
+        with exactly(latents):
+            return self.vq(latents.float())[2]
 
     def continuous(self, latents: Tensor) -> Tensor:
         return F.normalize(latents, dim=-1)
 
     def forward(self, latents: Tensor) -> Quantized:
-        quantized, codes, _ = self.vq(latents, freeze_codebook=True)  # `learn` moves it
-        return Quantized(quantized, codes)
+        with exactly(latents):
+            quantized, codes, _ = self.vq(latents.float(), freeze_codebook=True)  # `learn` moves it
+            return Quantized(quantized, codes)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.get_output_from_indices(codes)
@@ -200,7 +207,7 @@ class SimVQ(Quantizer):
         return self.scale * latents
 
     def _quantize(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        with torch.autocast(latents.device.type, enabled=False):  # codes in bf16 would not be those that decode
+        with exactly(latents):
             return self.vq(self.continuous(latents.float()))
 
     def learn(self, latents: Tensor) -> Tensor:
@@ -230,7 +237,7 @@ class LFQ(Quantizer):
         Yu et al. 2023 (arXiv:2310.05737), eq. 4 and 5; it is the library's own, but for the mean over processes, of
         which the library's is none (it drops what others had).
         """
-        with torch.autocast(latents.device.type, enabled=False):
+        with exactly(latents):
             x = latents.flatten(0, 1).float()  # (N, bits)
             codes = self.lfq.codebook.float()  # (K, bits), of -1 and 1
             likely = (2 * SURENESS * x @ codes.T).softmax(-1)  # (N, K)
@@ -267,8 +274,9 @@ class KMeans(Quantizer):
         return latents
 
     def forward(self, latents: Tensor) -> Quantized:
-        nearest, codes, _ = self.vq.eval()(latents)  # in training mode it would move
-        return Quantized(straight_through(latents, nearest) if self.training else nearest, codes)
+        with exactly(latents):
+            nearest, codes, _ = self.vq.eval()(latents.float())  # in training mode it would move
+            return Quantized(straight_through(latents, nearest) if self.training else nearest, codes)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.get_output_from_indices(codes)

@@ -149,7 +149,11 @@ class TokenizerTask(Task):
         model = self.model if model is None else model
         assert isinstance(model, StyledTokenizer)
         quantizer = model.quantizer
-        if (self.config.quantized_share(progress) == 0 and progress < 1) or quantizer.started:
+        if self.config.quantized_share(progress) == 0 and progress < 1:
+            if quantizer.needs_start:  # a finished run that is to see more images has a codebook of before
+                quantizer.started.fill_(False)
+            return
+        if quantizer.started:
             return
         images = self.images.some("train", START_IMAGES)
         # As many for each: with shared-out weights, all encode together, batch by batch.

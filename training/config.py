@@ -49,7 +49,6 @@ class TrainConfig(Config):
     tf32: bool = Field(True, description="let a GPU multiply fp32 matrices in TF32")
     shard: bool = Field(False, description="FSDP: share weights, their average and optimizer out among processes")
     compile: bool = Field(False, description="torch.compile the model; minutes on a CPU")
-    recompute: bool = Field(False, description="activation checkpointing: less memory, a third more time")
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field((), description="where else to log")
     optimizer: OptimizerConfig = OptimizerConfig()
 

@@ -15,8 +15,11 @@ def draw_curve(out: Path, title: str) -> None:
     evaluations = [r for r in records if "evaluation" in r]
     figure = Figure(figsize=(10, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([r["images"] for r in steps], [r["loss"] for r in steps], linewidth=0.8)
-    left.set(title=f"{title}: training loss", xlabel="images", yscale="log")
+    losses = [r["loss"] for r in steps]
+    left.plot([r["images"] for r in steps], losses, linewidth=0.8)
+    # Below 0 comes what has an entropy to reward, or a discriminator to deceive.
+    scale = "log" if min(losses, default=1) > 0 else "linear"
+    left.set(title=f"{title}: training loss", xlabel="images", yscale=scale)
     for name in evaluations[0]["evaluation"] if evaluations else ():
         values = [r["evaluation"][name] for r in evaluations]
         right.plot([r["images"] for r in evaluations], values, marker=".", label=name)

@@ -29,11 +29,13 @@ def choose_device() -> torch.device:
 def choose_precision(wanted: str) -> str:
     """Return ``fp32`` or ``bf16``: what `wanted` says, or, for ``auto``, what this hardware does well.
 
-    A CPU can do bf16, but one without the units for it does so hundreds of times slower than fp32.
+    A CPU can do bf16, but one without the units for it does so hundreds of times slower than fp32; a GPU before
+    Ampere, such as a T4, emulates it.
     """
     if wanted != "auto":
         return wanted
-    return "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+    units = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16" if units else "fp32"
 
 
 def precision_of(engine: Accelerator) -> str:

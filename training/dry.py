@@ -18,7 +18,8 @@ def dry_run(build: Callable[[], Task], config: TrainConfig) -> dict[str, Any]:
     """Return what a run would need: parameters, memory in bytes, images per second, and its time in seconds.
 
     Two steps are taken as at the end of the run, where codes are in use; the first one is a warm-up. Memory is
-    the peak of this process, on a GPU that of its tensors. The time is without evaluation and checkpoints.
+    the peak of this process, on a GPU that of its tensors. The time is without evaluation and checkpoints, and with
+    pictures at hand: a loader that is slower than the model is not seen.
     """
     engine = start_engine(config)
     with engine.local_main_process_first():

@@ -81,12 +81,16 @@ def train(
 
 
 def _make_up_for_evaluation(trainer: Trainer, at: Position, log: RunLog, out: Path) -> Position:
-    """Evaluate a run that was ended in an evaluation, before which it had saved because it was asked to stop."""
-    wanted = due(at.seen - trainer.config.batch_size, at.seen, trainer.config.evaluate_every)
-    done = trainer.rank > 0 or any(r["images"] == at.seen and "evaluation" in r for r in read_log(out))
-    if not wanted or trainer.from_first(done):
+    """Evaluate a run that was ended in an evaluation, before which it had saved because it was asked to stop.
+
+    One that was measured already, but ended before what was best could be noted, is compared anew.
+    """
+    if not due(at.seen - trainer.config.batch_size, at.seen, trainer.config.evaluate_every):
         return at
-    at, better = _compare(at, evaluate(trainer, log, at.seen, out), trainer.task)
+    records = read_log(out) if trainer.rank == 0 else []
+    known = next((r["evaluation"] for r in records if r["images"] == at.seen and "evaluation" in r), None)
+    metrics = trainer.from_first(known) or evaluate(trainer, log, at.seen, out)
+    at, better = _compare(at, metrics, trainer.task)
     if better:
         save(trainer, out, at)
     return at

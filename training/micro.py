@@ -41,7 +41,10 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
         # The end of a run needs most: codes and a discriminator; and a second step, for then the optimizer's state
         # is there while activations are.
         for _ in range(2):
-            trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())
+            try:
+                trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())
+            except TrainingError as error:  # so few that a part of them has no statistics; a smaller number may do
+                raise RuntimeError(f"{error}; as good as out of memory.") from error
         return batch_size
 
     share = config.batch_size // engine.num_processes
@@ -51,7 +54,7 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
     except RuntimeError as error:
         if "No executable batch size" not in str(error):
             raise
-        raise TrainingError("not even one image at a time fits into memory; give a smaller model") from error
+        raise TrainingError("not even the fewest images at a time fit into memory; give a smaller model") from error
     finally:
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)

@@ -37,6 +37,7 @@ MISTAKES = {
     "tokenizer train --data .": "'runs/tokenizer' lies in '.', and would be among its pictures next time",
     "eval order --data . --out order": "'order' lies in '.', and would be among its pictures next time",
     "data info . --sheet sheet.png": "'sheet.png' lies in '.', and would be among its pictures next time",
+    "generator train --set train.recompute=true": "unknown key 'train.recompute'",
     "generator train --set model.image_size=3": "unknown key 'model.image_size'; known: depth, dropout, heads, width",
     "generate --out .": "'.' cannot be a folder of its own",
     "data info --sheet sheet": "'sheet' must end in .png",

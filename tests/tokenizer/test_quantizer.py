@@ -99,6 +99,18 @@ def test_simvq_writes_the_same_codes_in_half_precision(config: TokenizerConfig) 
     torch.testing.assert_close(found.latents, expected.latents)
 
 
+@pytest.mark.parametrize("kind", [VQConfig(codebook_size=256, dim=8), KMeansConfig(codebook_size=256, dim=8)])
+def test_codes_are_found_in_full_precision(kind: QuantizerConfig, config: TokenizerConfig) -> None:
+    quantizer, _ = built(kind, config)
+    latents = torch.randn(64, 8, 8)
+    quantizer.start(latents)
+    expected = quantizer.train()(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = quantizer(latents)
+    assert torch.equal(found.codes, expected.codes)
+    torch.testing.assert_close(found.latents, expected.latents, rtol=1e-5, atol=1e-6)
+
+
 def test_k_means_starts_the_cosine_codebook_on_real_clusters(config: TokenizerConfig) -> None:
     torch.manual_seed(0)
     centres = torch.nn.functional.normalize(torch.randn(16, 8), dim=-1)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Settings(Config):
 
     stop_at: int = 0  # images, at which the process sends itself SIGTERM
     stops: int = 1  # how often
+    pause: float = 0  # seconds before each
     kill_at: int = 0  # images, at which the process kills itself
     nan_at: int = 0  # images, at which the loss of the process is NaN
     rank_stops: int = 0  # which process
@@ -88,6 +90,7 @@ def harm(settings: Settings) -> None:
         if self.rank == settings.rank_stops:
             if settings.stop_at and seen == settings.stop_at:
                 for _ in range(settings.stops):
+                    time.sleep(settings.pause)
                     os.kill(os.getpid(), signal.SIGTERM)
             if settings.kill_at and seen == settings.kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """The loop: exact resume, the order of examples, the averaged weights, refusals."""
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -32,7 +33,8 @@ from svq.tokenizer.task import TokenizerTask
 from svq.training import checkpoint, log
 from svq.training.checkpoint import read_tensors
 from svq.training.config import OptimizerConfig, TrainConfig
-from svq.training.device import start_engine
+from svq.training.curve import draw_curve
+from svq.training.device import choose_precision, start_engine
 from svq.training.draws import Draws
 from svq.training.dry import dry_run
 from svq.training.log import RunLog, read_log
@@ -120,8 +122,9 @@ def test_a_resumed_run_ends_bit_for_bit_like_an_undisturbed_one(
         assert torch.equal(tensor, parts[name]), name
 
 
+@pytest.mark.parametrize("measured", [False, True], ids=["in the evaluation", "when it is written down"])
 def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(
-    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: bool
 ) -> None:
     taken = Trainer.step
 
@@ -130,17 +133,27 @@ def test_a_run_that_is_asked_to_stop_saves_before_it_evaluates(
             os.kill(os.getpid(), signal.SIGTERM)
         return taken(self, seen, *rest)
 
+    def killed(*_: Any) -> dict[str, float]:
+        raise KeyboardInterrupt
+
     class Killed(TokenizerTask):
         def evaluate(self, model: nn.Module) -> dict[str, float]:
-            raise KeyboardInterrupt
+            return {"psnr_8": 99.0} if measured else killed()
 
     monkeypatch.setattr(Trainer, "step", asked)
+    if measured:
+        monkeypatch.setattr("svq.training.loop.draw_curve", killed)
     settings = TRAIN.model_copy(update={"save_every": 96})
     with pytest.raises(KeyboardInterrupt):
         start(Killed(config, settings, pictures), tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == [f"{40:012d}"]
-    # The evaluation that it was killed in is made up for.
     monkeypatch.setattr(Trainer, "step", taken)
+    monkeypatch.setattr("svq.training.loop.draw_curve", lambda *_: None)
+    if measured:  # nothing will be better, and that is not forgotten
+        run(config, settings, pictures, tmp_path)
+        assert (tmp_path / "best").resolve().name == f"{40:012d}"
+        return
+    # The evaluation that it was killed in is made up for.
     undisturbed = tmp_path.with_name("undisturbed")
     run(config, settings, pictures, tmp_path)
     run(config, settings, pictures, undisturbed)
@@ -343,9 +356,59 @@ def test_no_other_fault_is_taken_for_too_little_memory(
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     settings = TRAIN.model_copy(update={"micro_batch": "auto"})
-    for task, error, message in ((Faulty, RuntimeError, "a fault"), (Large, TrainingError, "not even one image")):
+    for task, error, message in (
+        (Faulty, RuntimeError, "a fault"),
+        (Large, TrainingError, "not even the fewest images"),
+    ):
         with pytest.raises(error, match=message):
             settle_micro_batch(task(config, settings, pictures), settings, start_engine(settings), tmp_path)
+
+
+def test_a_number_that_leaves_a_part_without_statistics_is_passed_over(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    class Large(TokenizerTask):
+        def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
+            if len(batch[0]) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().losses(batch, progress, draws)
+
+    def settled(batch_size: int) -> int | str | None:
+        settings = TRAIN.model_copy(update={"micro_batch": "auto", "batch_size": batch_size})
+        engine = start_engine(settings)
+        return settle_micro_batch(Large(config, settings, pictures), settings, engine, tmp_path).micro_batch
+
+    assert settled(14) == 3  # 7 do not fit, and 3 at a time leave 2
+    with pytest.raises(TrainingError, match="not even the fewest images at a time fit into memory"):
+        settled(13)  # 6 do not fit, and 3 at a time leave a single one
+
+
+def test_a_loss_below_zero_is_drawn(tmp_path: Path) -> None:
+    records = [{"images": 8 * i, "loss": 0.1 - 0.1 * i} for i in range(1, 4)]
+    (tmp_path / "log.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    draw_curve(tmp_path, "a run")  # of their logarithm matplotlib would warn
+    assert (tmp_path / "curve.png").stat().st_size > 0
+
+
+def test_more_images_for_a_finished_run_begin_its_codebook_anew(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
+    config = config.model_copy(update={"quantizer": KMeansConfig(codebook_size=16)})
+    settings = TRAIN.model_copy(update={"continuous_share": 0.75, "ramp_share": 0.0})
+    run(config, settings, pictures, tmp_path)
+    before = StyledTokenizer.from_pretrained(tmp_path).quantizer.lookup(torch.arange(16)[None])
+    longer = settings.model_copy(update={"images": 2 * settings.images})
+    task = TokenizerTask(config, longer, pictures)
+    train_run("tokenizer", lambda: task, longer, tmp_path, accept_changes=True)
+    after = StyledTokenizer.from_pretrained(tmp_path).quantizer.lookup(torch.arange(16)[None])
+    assert not torch.equal(before, after)
+
+
+def test_a_gpu_that_only_emulates_bf16_trains_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert choose_precision("auto") == "fp32"
+    assert choose_precision("bf16") == "bf16"
 
 
 def test_the_largest_micro_batch_that_fits_is_found(

@@ -20,6 +20,7 @@ from svq.tokenizer.config import TokenizerConfig
 from svq.training.checkpoint import read_tensors
 from svq.training.device import build_seeded
 from svq.training.log import read_log
+from svq.training.signals import ECHO_S
 from tests.training.runner import SHAPE, run_in_child, spoken
 
 RUNNER = Path(__file__).with_name("runner.py")
@@ -195,9 +196,16 @@ def test_a_signal_saves_and_leaves_with_its_own_exit_code(
 
 
 def test_a_second_signal_ends_it_at_once(folder: Path, tmp_path: Path) -> None:
-    stopping = ("stop_at=32", "stops=2", "train.save_every=96")
+    stopping = ("stop_at=32", "stops=2", f"pause={ECHO_S + 0.1}", "train.save_every=96")
     assert launch("tokenizer", tmp_path, folder, *stopping) == {-signal.SIGTERM}
     assert not list(tmp_path.glob("checkpoints/*"))
+
+
+def test_the_same_signal_twice_saves_all_the_same(folder: Path, tmp_path: Path) -> None:
+    """As where a service manager signals each process, and the one that started them passes it on."""
+    stopping = ("stop_at=32", "stops=2", "train.save_every=96")
+    assert launch("tokenizer", tmp_path, folder, *stopping) == {RunStopped.EXIT_CODE}
+    assert max((tmp_path / "checkpoints").iterdir()).name == f"{40:012d}"
 
 
 def test_half_precision_learns_nearly_the_same(undisturbed: Undisturbed, folder: Path, tmp_path: Path) -> None:
