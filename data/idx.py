@@ -90,6 +90,7 @@ def entries(folder: Path) -> Iterator[Entry]:
     Raises:
         DataError: a file is missing or damaged.
     """
+    _cached_idx.cache_clear()  # a file may be another by now, under the same name
     names = _names(folder)
     for part, (image_file, label_file) in _files(folder).items():
         _, labels = _read_pair(image_file, label_file)
