@@ -4,7 +4,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from svq.cli.output import say, write_json
 from svq.data.codes import Codes
@@ -112,16 +114,16 @@ class Chain:
         """
         from svq.data import open_images
 
-        def part(name: str, images: Any) -> PictureSet:
-            return PictureSet(images, name, f"{self.images.fingerprint}-{name}")
+        def part(name: str, chosen: NDArray[np.int64]) -> PictureSet:
+            return PictureSet(self.images.images, name, f"{self.images.fingerprint}-{name}", chosen)
 
-        samples = open_images(str(self.out / "samples"), self.images.image_size).images
-        train = part("train", self.images.images[self.images.indices("train")])
-        held_out = self.images.images[self.images.sample("val", len(samples))]
-        samples = samples[: len(held_out)]
+        painted = open_images(str(self.out / "samples"), self.images.image_size)
+        chosen = self.images.sample("val", len(painted))
+        samples = PictureSet(painted.images[: len(chosen)], "samples", painted.fingerprint)
+        train = part("train", self.images.indices("train"))
         frechet = {
             name: distance(judged, train, features="random-conv")["metrics"]["frechet_random_conv"]
-            for name, judged in (("samples", part("samples", samples)), ("held_out", part("val", held_out)))
+            for name, judged in (("samples", samples), ("held_out", part("val", chosen)))
         }
         return {
             "frechet_random_conv_samples": frechet["samples"],
