@@ -7,6 +7,7 @@ Inception score, Salimans et al. 2016, arXiv:1606.03498.
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,9 +31,6 @@ KID_SUBSET = 1000
 INCEPTION_CLASSES = 1008  # of the network that FID is defined by; torchvision's has 1000
 
 
-Advance = Callable[[int], None]  # takes the number of pictures seen since the last call
-
-
 class PictureSet(NamedTuple):
     """Pictures (N, 3, S, S) uint8 with the name and the fingerprint of their set; the `chosen` of them, or all."""
 
@@ -48,7 +46,7 @@ class PictureSet(NamedTuple):
 
 
 class _Pictures(Dataset[Tensor]):
-    def __init__(self, part: PictureSet, advance: Advance) -> None:
+    def __init__(self, part: PictureSet, advance: Callable[[int], None]) -> None:
         self.part, self.advance, self.seen = part, advance, 0
 
     def __len__(self) -> int:
@@ -108,7 +106,7 @@ def distance(
     cache: Path | None = None,
     batch_size: int = 64,
     kid: bool = True,
-    advance: Advance = lambda n: None,
+    advance: Callable[[int], None] = lambda n: None,
 ) -> dict[str, Any]:
     """Measure how far samples are from a reference.
 
@@ -146,22 +144,19 @@ def distance(
         "batch_size": batch_size,
         "rng_seed": 0,
     }
-
-    def measure(**caching: Any) -> dict[str, float]:
-        return torch_fidelity.calculate_metrics(
-            input1=_Pictures(samples, advance),
-            input2=_Pictures(reference, advance),
-            fid=True,
-            kid=kid,
-            isc=inception,
-            feature_extractor="inception-v3-compat" if inception else RANDOM_CONV,
-            feature_extractor_weights_path=str(path) if path else None,
-            save_cpu_ram=True,  # no worker processes: the pictures are in memory already
-            verbose=False,
-            **settings,
-            **caching,
-        )
-
+    measure = partial(
+        torch_fidelity.calculate_metrics,
+        input1=_Pictures(samples, advance),
+        input2=_Pictures(reference, advance),
+        fid=True,
+        kid=kid,
+        isc=inception,
+        feature_extractor="inception-v3-compat" if inception else RANDOM_CONV,
+        feature_extractor_weights_path=str(path) if path else None,
+        save_cpu_ram=True,  # no worker processes: the pictures are in memory already
+        verbose=False,
+        **settings,
+    )
     raw = measure_with_cache(measure, cache, f"{reference.fingerprint}|{weights_hash}")
     return {
         "metrics": _named(raw, inception),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from svq.data.codes import Codes, code_type
 from svq.data.entries import Entry
 from svq.data.imageset import Advance, nothing, sorted_classes
-from svq.data.stream import stream
+from svq.data.stream import Streamed, stream
 from svq.errors import DataError
 from svq.pixels import to_float
 from svq.tokenizer.model import StyledTokenizer
@@ -61,13 +61,7 @@ def tokenize_stream(
     mark, device = fingerprint(tokenizer), choose_device()
     tokenizer.to(device)
     skipped: list[str] = []
-    parts: list[NDArray[np.integer]] = []
-    labels = array("q")  # as numbers, in the order in which classes appear
-    seen: dict[str, int] = {}
-    validation = bytearray()
-    captions: list[str] = []
-    size = tokenizer.quantizer.codebook_size
-    content = hashlib.sha256()
+    found = _Collected()
     # What is known to be of the other split is not even read.
     chosen = (entry for entry in entries if split == "all" or entry.split in (None, split))
     for batch in stream(chosen, tokenizer.config.image_size, batch_size, workers):
@@ -75,32 +69,51 @@ def tokenize_stream(
         wanted = [one for one in batch if one.pixels is not None and split in ("all", one.split)]
         if wanted:
             pixels = np.stack([one.pixels for one in wanted if one.pixels is not None])  # (B, 3, S, S)
-            images = to_float(torch.from_numpy(pixels).to(device))
-            parts.append(tokenizer.encode(images, refine).cpu().numpy().astype(code_type(size)))
-        for entry, picture, its_split, _ in wanted:
-            assert picture is not None
-            content.update(f"{entry.key}|{entry.label}|{its_split}|".encode(errors="surrogateescape"))
-            content.update(picture.tobytes())
-            labels.append(-1 if entry.label is None else seen.setdefault(entry.label, len(seen)))
-            validation.append(its_split == "val")
-            captions.append(entry.caption or entry.synthetic)
+            codes = tokenizer.encode(to_float(torch.from_numpy(pixels).to(device)), refine).cpu().numpy()
+            found.add(wanted, codes.astype(code_type(tokenizer.quantizer.codebook_size)))
         advance(len(batch))
-    if not parts:
+    if not found.codes:
         reason = f"; the first problem: {skipped[0]}" if skipped else ""
         raise DataError(f"no readable picture in split '{split}' of {source}{reason}")
-    classes = tuple(sorted_classes(seen))
-    places = {label: i for i, label in enumerate(classes)}
-    number = np.array([*(places[label] for label in seen), -1])  # by the number at hand, of which -1 is the last
-    codes = Codes(
-        codes=np.concatenate(parts),
-        labels=number[np.frombuffer(labels, np.int64)],
-        validation=np.frombuffer(validation, bool),
-        captions=tuple(captions),
-        classes=classes,
-        codebook_size=size,
-        tokenizer=mark,
-        data=content.hexdigest(),
-        source=source,
-        refine=refine,
-    )
-    return codes, skipped
+    return found.together(tokenizer.quantizer.codebook_size, mark, source, refine), skipped
+
+
+class _Collected:
+    """The codes of pictures so far, and in few bytes what is known of each."""
+
+    def __init__(self) -> None:
+        self.codes: list[NDArray[np.integer]] = []
+        self.labels = array("q")  # as numbers, in the order in which classes appear
+        self.seen: dict[str, int] = {}
+        self.validation = bytearray()
+        self.captions: list[str] = []
+        self.content = hashlib.sha256()
+
+    def add(self, pictures: list[Streamed], codes: NDArray[np.integer]) -> None:
+        """Take note of readable pictures and their codes (B, 36)."""
+        self.codes.append(codes)
+        for entry, pixels, split, _ in pictures:
+            assert pixels is not None
+            self.content.update(f"{entry.key}|{entry.label}|{split}|".encode(errors="surrogateescape"))
+            self.content.update(pixels.tobytes())
+            self.labels.append(-1 if entry.label is None else self.seen.setdefault(entry.label, len(self.seen)))
+            self.validation.append(split == "val")
+            self.captions.append(entry.caption or entry.synthetic)
+
+    def together(self, codebook_size: int, tokenizer: str, source: str, refine: int) -> Codes:
+        """Put all together, with the classes in order."""
+        classes = tuple(sorted_classes(self.seen))
+        places = {label: i for i, label in enumerate(classes)}
+        number = np.array([*(places[label] for label in self.seen), -1])  # by the number at hand; the last one of -1
+        return Codes(
+            codes=np.concatenate(self.codes),
+            labels=number[np.frombuffer(self.labels, np.int64)],
+            validation=np.frombuffer(self.validation, bool),
+            captions=tuple(self.captions),
+            classes=classes,
+            codebook_size=codebook_size,
+            tokenizer=tokenizer,
+            data=self.content.hexdigest(),
+            source=source,
+            refine=refine,
+        )

@@ -1,6 +1,5 @@
 """Asked to stop: a first signal lets the run save and leave, a later one ends it at once."""
 
-import os
 import signal
 import threading
 import time
@@ -37,7 +36,7 @@ class StopRequest:
             self.asked, self._heard = True, time.monotonic()
         elif time.monotonic() - self._heard >= ECHO_S:
             self._restore()
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

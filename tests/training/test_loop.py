@@ -364,19 +364,25 @@ def test_no_other_fault_is_taken_for_too_little_memory(
             settle_micro_batch(task(config, settings, pictures), settings, start_engine(settings), tmp_path)
 
 
-def test_a_number_that_leaves_a_part_without_statistics_is_passed_over(
-    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
-) -> None:
+def with_room_for(most: int) -> type[TokenizerTask]:
+    """Return a task that runs out of memory with more images at a time."""
+
     class Large(TokenizerTask):
         def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
-            if len(batch[0]) > 4:
+            if len(batch[0]) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return super().losses(batch, progress, draws)
 
+    return Large
+
+
+def test_a_number_that_leaves_a_part_without_statistics_is_passed_over(
+    config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
+) -> None:
     def settled(batch_size: int) -> int | str | None:
         settings = TRAIN.model_copy(update={"micro_batch": "auto", "batch_size": batch_size})
         engine = start_engine(settings)
-        return settle_micro_batch(Large(config, settings, pictures), settings, engine, tmp_path).micro_batch
+        return settle_micro_batch(with_room_for(4)(config, settings, pictures), settings, engine, tmp_path).micro_batch
 
     assert settled(14) == 3  # 7 do not fit, and 3 at a time leave 2
     with pytest.raises(TrainingError, match="not even the fewest images at a time fit into memory"):
@@ -414,14 +420,8 @@ def test_a_gpu_that_only_emulates_bf16_trains_in_fp32(monkeypatch: pytest.Monkey
 def test_the_largest_micro_batch_that_fits_is_found(
     config: TokenizerConfig, pictures: ImageSet, tmp_path: Path
 ) -> None:
-    class Large(TokenizerTask):
-        def losses(self, batch: tuple[Tensor, ...], progress: float, draws: Draws) -> Losses:
-            if len(batch[0]) > 3:
-                raise torch.OutOfMemoryError("CUDA out of memory.")
-            return super().losses(batch, progress, draws)
-
     settings = TRAIN.model_copy(update={"micro_batch": "auto", "critic_weight": 0.1, "critic_width": 4})
-    task = Large(config, settings, pictures)
+    task = with_room_for(3)(config, settings, pictures)
     assert task.critic is not None
     before = {name: t.clone() for name, t in task.model.state_dict().items()}
     critic = {name: t.clone() for name, t in task.critic.state_dict().items()}
