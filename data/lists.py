@@ -236,10 +236,12 @@ def _read_parquet(path: Path, needed: str, given: Mapping[str, str]) -> tuple[Se
         raise DataError(f"{path} is not a Parquet file: {error}") from error
 
     schema = file.schema_arrow
-    wanted = list(_find_columns(schema.names, given).values())
-    for name in wanted:
+    wanted = []
+    for role, name in _find_columns(schema.names, given).items():
         kind = schema.field(name).type
-        if types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+        if not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind)):
+            wanted.append(name)
+        elif role == needed or role in given:  # another one, such as pictures beside their addresses, is left out
             raise DataError(
                 f"{path}: the column '{name}' holds {kind}, not text; pictures that lie in the file itself are to be "
                 "written as files first, and listed by their paths"

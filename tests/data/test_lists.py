@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from svq.data.entries import Entry, load
-from svq.data.lists import entries
+from svq.data.lists import entries, read_rows
 from svq.data.packing import pack
 from svq.data.sources import list_pictures, open_images
 from svq.data.stream import stream
@@ -185,6 +185,8 @@ def test_pictures_that_lie_in_a_parquet_file_are_refused(tmp_path: Path) -> None
     write_table(pyarrow.table({"image": [{"bytes": b"x" * 99, "path": "a.png"}]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"the column 'image' holds struct<.*>, not text; .* written as files first"):
         list(entries(tmp_path / "a.parquet"))
+    write_table(pyarrow.table({"image": [b"x"], "url": ["https://a.b/c.png"]}), tmp_path / "both.parquet")
+    assert list(read_rows(tmp_path / "both.parquet", "url")) == [{"url": "https://a.b/c.png"}]
     write_table(pyarrow.table({"image": ["a.png"], "class": [3], "more": [b"x"]}), tmp_path / "b.parquet")
     assert [(entry.key, entry.label) for entry in entries(tmp_path / "b.parquet")] == [("a.png", "3")]
 
