@@ -8,7 +8,9 @@ import sys
 def main() -> None:
     """Run the program `svq`. Told to end, it removes what it has half written; Ctrl-C is quiet while it loads, too."""
     if "RANK" not in os.environ:  # one of several may be waiting for the others, where only the signal itself ends it
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+        for ending in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup asks
+                signal.signal(ending, lambda number, frame: sys.exit(128 + number))
     try:
         from svq.cli.app import main as program
 

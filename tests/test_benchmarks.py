@@ -4,17 +4,19 @@ import importlib
 import json
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import ablations, copies, quantizers, rate_distortion, residual_kmeans, trials
+from benchmarks import ablations, copies, naming, quantizers, rate_distortion, residual_kmeans, trials
 from benchmarks.rate_distortion import MODELS
 from benchmarks.trials import nearest, seconds_of, teach_null
-from svq.data import open_images
+from svq.data import ImageSet, open_images
 from svq.pixels import to_float, to_uint8
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.config import TokenizerConfig
@@ -179,3 +181,41 @@ def test_copied_sentences_are_found(folder: Path, tmp_path: Path, monkeypatch: p
     assert result["held out"]["40 dB or more"] < 1  # compared with training, not with themselves
     with Image.open(tmp_path / "copies.png") as grid:
         assert grid.width > 16 * 64
+
+
+def test_names_that_are_right_are_counted(
+    pictures: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    StyledTokenizer(TINY).save_pretrained(tmp_path / "tokenizer")
+    keys = tuple(f"1F4{i:02d}" for i in range(len(pictures) - 1))
+    toned = replace(
+        pictures,
+        keys=(f"{keys[0]}-1F3FB", *keys),  # the first two are of one family, and the second is the plain one
+        captions=("toned", *(f"name {i}" for i in range(len(keys)))),
+        validation=np.ones(len(pictures), bool),
+    )
+    monkeypatch.setattr(naming, "open_images", lambda *_: toned)
+    words = ["naming", "--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    naming.main()
+    names = (tmp_path / "names.txt").read_text().splitlines()
+    assert sorted(names) == sorted(f"name {i}" for i in range(len(keys)))
+    sheets = [np.asarray(Image.open(tmp_path / f"{sheet}.png")) for sheet in ("codes", "originals")]
+    assert sheets[0].shape == sheets[1].shape == (8 * 148, 8 * 148, 3)
+
+    # Which picture has which number is to be seen on the sheet of the originals only.
+    cells = [sheets[1][n // 8 * 148 + 20 :, n % 8 * 148 :][:128, :128] for n in range(len(names))]
+    large = [
+        np.asarray(Image.fromarray(p.transpose(1, 2, 0)).resize((128, 128), Image.Resampling.BICUBIC))
+        for p in toned.images
+    ]
+    told = [next(toned.captions[i] for i, p in enumerate(large) if i and (p == cell).all()) for cell in cells]
+    answers = [f"{n} {name}" for n, name in enumerate(told, start=1)]
+    answers[3], answers[5] = "4 another", ""
+    (tmp_path / "answers.txt").write_text("\n".join(answers))
+    monkeypatch.setattr(sys, "argv", [*words, "--answers", str(tmp_path / "answers.txt")])
+    naming.main()
+    count = len(names)
+    assert json.loads(capsys.readouterr().out) == {"pictures": count, "names": count, "named": count - 2}
+    missed = json.loads((tmp_path / "answers.json").read_text())["missed"]
+    assert missed == {"4": {"is": told[3], "told": "another"}, "6": {"is": told[5], "told": None}}

@@ -243,13 +243,19 @@ def half():
 
 app.main = half
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 main()
 """
 
 
 @pytest.mark.parametrize(
     ("number", "rank", "code", "left"),
-    [(signal.SIGTERM, None, 143, 0), (signal.SIGINT, None, 130, 0), (signal.SIGTERM, "0", -signal.SIGTERM, 1)],
+    [
+        (signal.SIGTERM, None, 143, 0),
+        (signal.SIGHUP, None, 129, 0),
+        (signal.SIGINT, None, 130, 0),
+        (signal.SIGTERM, "0", -signal.SIGTERM, 1),
+    ],
 )
 def test_a_command_that_is_told_to_end_leaves_nothing_half_written(
     number: int, rank: str | None, code: int, left: int, tmp_path: Path

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -61,15 +62,19 @@ def test_what_one_process_finds_in_the_pictures_is_said_once_by_two(tmp_path: Pa
     assert "Traceback" not in done.stderr
 
 
+def wait_for_progress(log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_stopped_command_exits_with_75_and_goes_on(folder: Path, tmp_path: Path, processes: int) -> None:
     arguments = ["tokenizer", "train", "--data", str(folder), "--images", "1600", "--nproc", str(processes), *TINY]
     running = subprocess.Popen(
         [sys.executable, "-m", "svq", *arguments], cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True
     )
-    log, deadline = tmp_path / "runs/tokenizer/log.jsonl", time.monotonic() + 120
-    while not (log.exists() and log.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_progress(tmp_path / "runs/tokenizer/log.jsonl")
     running.send_signal(signal.SIGTERM)
     _, said = running.communicate(timeout=120)
     assert running.returncode == 75, said
@@ -80,3 +85,29 @@ def test_a_stopped_command_exits_with_75_and_goes_on(folder: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert f"going on from image {int(stopped_at):,} of 1,600" in done.stderr
     assert json.loads(done.stdout)["processes"] == processes
+
+
+IN_A_TERMINAL = """
+import os, signal, sys
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # should the tests run under nohup
+os.setsid()
+terminal = os.open(sys.argv[1], os.O_RDWR)  # of a process that leads a session, this becomes its terminal
+for standard in range(3):
+    os.dup2(terminal, standard)
+os.execv(sys.executable, [sys.executable, "-m", "svq", *sys.argv[2:]])
+"""
+
+
+def test_a_run_whose_terminal_is_closed_saves(folder: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    arguments = ["tokenizer", "train", "--data", str(folder), "--images", "16000", *TINY]
+    running = subprocess.Popen(
+        [sys.executable, "-c", IN_A_TERMINAL, os.ttyname(theirs), *arguments], cwd=tmp_path, env=environment()
+    )
+    wait_for_progress(tmp_path / "runs/tokenizer/log.jsonl")
+    os.close(theirs)
+    os.close(ours)
+    assert running.wait(timeout=120) == 75
+    stopped_at = max((tmp_path / "runs/tokenizer/checkpoints").iterdir()).name
+    assert 0 < int(stopped_at) < 16000
