@@ -18,7 +18,7 @@ class VQConfig(Config):
     decay: float = Field(0.95, gt=0, lt=1, description="EMA decay of the codes")
     commitment: float = Field(0.25, ge=0, description="weight of the commitment term")
     dead_below: float = Field(
-        1.0, ge=0, description="a code used less often than this (EMA, per micro-batch) is revived"
+        0.1, ge=0, lt=1, description="a code used less than this share of what an average one is (EMA) is revived"
     )
 
 
@@ -45,7 +45,7 @@ class SimVQConfig(Config):
     kind: Literal["simvq"] = "simvq"
     codebook_size: PositiveInt = 1024
     dim: PositiveInt = 8
-    commitment: float = Field(0.25, ge=0, description="weight of the commitment term")
+    commitment: float = Field(0.25, gt=0, description="weight of codes towards latents; of latents to codes a quarter")
 
 
 class LFQConfig(Config):

@@ -1,7 +1,7 @@
 """k-means (Lloyd 1982) of many latents, over all processes of a run.
 
 What is special: distances are taken in blocks. That of vector-quantize-pytorch holds those of all latents to all codes,
-several times over: 20 GB for 16,384 codes.
+several times over: 19 GB for 16,384 codes.
 """
 
 import torch

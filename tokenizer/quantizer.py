@@ -8,6 +8,8 @@ begins. It has the range of the codes, so that the switch from one to the other 
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -19,12 +21,17 @@ from torch.distributed._functional_collectives import all_reduce  # as the publi
 from svq.errors import TrainingError
 from svq.tokenizer.config import FSQConfig, KMeansConfig, LFQConfig, SimVQConfig, TokenizerConfig, VQConfig
 from svq.tokenizer.kmeans import kmeans
+from svq.training.device import products_in
 
 SURENESS = 100.0  # the inverse temperature at which a latent chooses its code, for LFQ's entropies; the library's
 
 
 class Quantized(NamedTuple):
-    """Latents on the codebook (B, g, d) with straight-through gradient, and codes (B, g) int64."""
+    """Latents on the codebook (B, g, d), and codes (B, g) int64.
+
+    The gradient goes straight through to what was quantized; with VQ and SimVQ it is turned and scaled on the way, as
+    the latent has to be to become its code (the rotation trick, Fifty et al. 2024, arXiv:2410.06424).
+    """
 
     latents: Tensor
     codes: Tensor
@@ -86,9 +93,11 @@ class PositionNorm(nn.Module):
         return (x - mean) * torch.rsqrt(variance + self.norm.eps)
 
 
-def exactly(latents: Tensor) -> torch.autocast:
-    """Return a context without bf16, in which some of the nearest codes would be others than those that decode."""
-    return torch.autocast(latents.device.type, enabled=False)
+@contextmanager
+def exactly(latents: Tensor) -> Iterator[None]:
+    """Compute in fp32; in bf16, or TF32, some of the nearest codes would be others than those that decode."""
+    with products_in(tf32=False), torch.autocast(latents.device.type, enabled=False):
+        yield
 
 
 class Quantizer(nn.Module, ABC):
@@ -144,12 +153,20 @@ class CosineVQ(Quantizer):
             # Explicit: the library's own answer is cached on first use and can be stale.
             sync_codebook=torch.distributed.is_initialized(),
         )
+        self.dead_below = config.dead_below
 
     def start(self, latents: Tensor) -> None:
-        _set_codebook(self.vq, *kmeans(self.continuous(latents).flatten(0, 1), self.codebook_size, 20, cosine=True))
+        with exactly(latents):
+            means, counts = kmeans(self.continuous(latents).flatten(0, 1), self.codebook_size, 20, cosine=True)
+        _set_codebook(self.vq, means, counts)
         super().start(latents)
 
     def learn(self, latents: Tensor) -> Tensor:
+        codebook = self.vq._codebook
+        # The library means a number of latents in a pass. But in a small batch, or with many codes, an average code has
+        # less than one: nearly all would be dead, and replaced at every step.
+        average = codebook.cluster_size.mean()
+        codebook.threshold_ema_dead_code, codebook.reset_cluster_size = self.dead_below * average, average
         with exactly(latents):
             return self.vq(latents.float())[2]
 
@@ -267,7 +284,9 @@ class KMeans(Quantizer):
         self.vq = vqp.VectorQuantize(dim=config.dim, codebook_size=config.codebook_size, commitment_weight=0.0)
 
     def start(self, latents: Tensor) -> None:
-        _set_codebook(self.vq, *kmeans(latents.flatten(0, 1), self.codebook_size, self.iterations))
+        with exactly(latents):
+            means, counts = kmeans(latents.flatten(0, 1), self.codebook_size, self.iterations)
+        _set_codebook(self.vq, means, counts)
         super().start(latents)
 
     def continuous(self, latents: Tensor) -> Tensor:
@@ -287,8 +306,12 @@ def _entropy(likely: Tensor) -> Tensor:
 
 
 def _set_codebook(vq: vqp.VectorQuantize, means: Tensor, counts: Tensor) -> None:
-    """Give a codebook its codes, and the counts and sums that its moving averages begin with."""
-    codebook = vq._codebook
+    """Give a codebook its codes, and the counts and sums that its moving averages begin with.
+
+    Those are of about a batch, an average code's count being 1: with the counts of all latents that k-means saw, it
+    would be many steps before new latents moved a code, or a dead one was noticed.
+    """
+    codebook, counts = vq._codebook, counts / counts.mean()
     codebook.embed.copy_(means[None])
     codebook.embed_avg.copy_((means * counts[:, None])[None])
     codebook.cluster_size.copy_(counts[None])

@@ -1,5 +1,7 @@
 """Every quantizer keeps the same promises, and each its own."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 import vector_quantize_pytorch as vqp
@@ -122,8 +124,8 @@ def test_k_means_starts_the_cosine_codebook_on_real_clusters(config: TokenizerCo
     assert len(quantized.codes.unique()) >= 16
 
 
-@pytest.mark.parametrize("dead_below", [0, 1])
-def test_dead_codes_come_back_to_life(dead_below: int) -> None:
+@pytest.mark.parametrize("dead_below", [0, 0.1])
+def test_dead_codes_come_back_to_life(dead_below: float) -> None:
     """Half of the codes lie where no latent is, so that none moves them; only what revives them brings them back."""
     torch.manual_seed(0)
     quantizer = CosineVQ(VQConfig(codebook_size=8, dim=4, decay=0.5, dead_below=dead_below))
@@ -135,6 +137,29 @@ def test_dead_codes_come_back_to_life(dead_below: int) -> None:
     for _ in range(20):
         quantizer.learn(near)
     assert len(quantizer.eval()(near).codes.unique()) == (8 if dead_below else 4)
+
+
+def test_codes_live_where_there_are_more_of_them_than_latents(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    quantizer = CosineVQ(VQConfig(codebook_size=256, dim=8))
+    quantizer.start(torch.randn(64, 36, 8))
+    replaced = Mock()
+    monkeypatch.setattr(quantizer.vq._codebook, "replace", replaced)
+    quantizer.train()
+    for _ in range(150):
+        quantizer.learn(torch.randn(2, 36, 8))  # an average code is nearest to 0.28 latents
+    replaced.assert_not_called()
+
+
+def test_a_started_codebook_moves_at_the_pace_of_its_average() -> None:
+    """However many latents k-means has seen, a code goes in ten steps where latents are now."""
+    quantizer = CosineVQ(VQConfig(codebook_size=1, dim=2, decay=0.8))
+    quantizer.start(torch.tensor([1.0, 0.0]).repeat(1000, 36, 1))
+    quantizer.train()
+    now = torch.tensor([[[0.0, 1.0]]])
+    for _ in range(10):
+        quantizer.learn(now)
+    assert quantizer(now).latents[..., 1] > 0.9
 
 
 @pytest.mark.parametrize("kind", [VQConfig, SimVQConfig])
