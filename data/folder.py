@@ -18,21 +18,25 @@ from svq.data.prepared import cached
 from svq.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+# Pictures, too, but not read by us: they are named as skipped, so that none is missing without a word.
+FOREIGN = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".tif", ".tiff"}
+FOREIGN |= {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"}  # of cameras
+EXPECTED = f"expected files ending in {', '.join(sorted(SUFFIXES))}"
 TRAINING = {"train", "training"}  # names of folders, as torchvision's and other sets have them
 HELD_OUT = {"val", "valid", "validation", "test"}
 
 
 def picture_files(path: Path) -> list[Path]:
-    """Return the picture files below a folder, sorted.
+    """Return the picture files below a folder, sorted, with those of kinds that are not read.
 
     Raises:
         DataError: the folder does not exist or holds none, or one below it cannot be read.
     """
     if not path.is_dir():
         raise DataError(f"no such folder: {path}")
-    files = sorted(p for p in _walk(path) if p.suffix.lower() in SUFFIXES and _is_file(p))
+    files = sorted(p for p in _walk(path) if p.suffix.lower() in SUFFIXES | FOREIGN and _is_file(p))
     if not files:
-        raise DataError(f"no picture below {path}; expected files ending in {', '.join(sorted(SUFFIXES))}")
+        raise DataError(f"no picture below {path}; {EXPECTED}")
     return files
 
 
@@ -115,7 +119,7 @@ def entries(root: Path, files: list[Path]) -> Iterator[Entry]:
             caption = ""
         yield Entry(
             key=readable(str(file.relative_to(root))),
-            place=("file", str(file.absolute())),
+            place=("nowhere", EXPECTED) if file.suffix.lower() in FOREIGN else ("file", str(file.absolute())),
             label=readable(parts[-2]) if len(parts) > 1 + divided else None,
             caption=caption,
             split=split,

@@ -65,6 +65,22 @@ def test_what_cannot_be_read_is_skipped_counted_and_named(folder: Path, tmp_path
     assert "3600000000" in images.skipped[2].replace(",", "") or "60000 x 60000" in images.skipped[2]
 
 
+def test_pictures_of_kinds_that_are_not_read_are_named(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "phone"
+    root.mkdir()
+    for name in ("a.HEIC", "b.tiff", "notes.doc"):
+        (root / name).write_bytes(b"anything")
+    with pytest.raises(
+        DataError, match=r"no readable picture in .*; 2 skipped, the first: a.HEIC: expected files ending"
+    ):
+        open_images(str(root), 16)
+    shutil.copytree(folder / "box", root / "box")
+    images = open_images(str(root), 16)
+    assert len(images) == 32
+    assert [line.split(":")[0] for line in images.skipped] == ["a.HEIC", "b.tiff"]
+    assert native_size(str(root)) == 24
+
+
 def test_odd_names_links_and_folders_do_no_harm(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "with space"
     (root / "box").mkdir(parents=True)
