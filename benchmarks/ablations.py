@@ -23,6 +23,8 @@ from svq.tokenizer.task import TokenizerTask
 from svq.training.draws import Draws
 from svq.training.settings import resolve
 
+# Codes from the first image on are no way to begin for k-means, which would fit them to an encoder that knows nothing.
+FROM = ("model.quantizer.kind=fsq", "train.continuous_share=0.3")
 SETTINGS: dict[str, tuple[str, ...]] = {  # parts that are a matter of settings
     "nothing": (),
     "looks": ("model.looks=0",),
@@ -52,7 +54,8 @@ def _initialise_plainly(part: nn.Module) -> None:
 def _keep_uniformly(task: TokenizerTask, draws: Draws) -> Tensor:
     """Truncate to all lengths equally often."""
     tokens = task.model.config.tokens
-    return torch.where(draws.uniform() < task.config.truncated_share, draws.integers(1, tokens), tokens)
+    truncated, length = draws.uniform() < task.config.truncated_share, 1 + (tokens - 1) * draws.uniform()
+    return torch.where(truncated, length.long(), tokens)
 
 
 PATCHES: dict[str, Callable[[], AbstractContextManager[object]]] = {  # parts that are a matter of code
@@ -77,7 +80,7 @@ def main() -> None:
                 "train.evaluation_images": 512,
                 "train.seed": seed,
             }
-            assignments = [*arguments.assignments, *SETTINGS.get(part, ())]
+            assignments = [*FROM, *arguments.assignments, *SETTINGS.get(part, ())]
             settings = resolve(PRESETS["nano"](), assignments=assignments, options=options)
             with PATCHES.get(part, nullcontext)():
                 measured = trial(settings, arguments.data, out).measured

@@ -84,6 +84,7 @@ def main() -> None:
                 made = trial(settings, arguments.data, out / "tokenizer", arguments.refine)
                 generated = generator_on(made, seed, arguments.sequences, out / refined("generator", arguments.refine))
                 report = {"kind": kind, "start": start, "seed": seed, "images": arguments.images}
+                report["continuous_share"] = settings.train.continuous_share  # --set has the last word, not the start
                 report |= {**made.measured, **generated, "versions": versions()}
                 write_json(out / f"{refined('result', arguments.refine)}.json", report)
 

@@ -10,24 +10,17 @@ import json
 import statistics
 import time
 
-import torch
-
 from benchmarks.baselines import RasterVQ, TiTokArrangement
-from benchmarks.trials import add_refine, add_set, parser, refined, seconds_of, teach_null
+from benchmarks.trials import add_refine, add_set, painter, parser, refined, seconds_of
 from svq.cli.output import write_json
 from svq.data import open_images
-from svq.evaluation.fid import distance_to
-from svq.evaluation.order import measure_order
 from svq.evaluation.pictures import save_prefixes
-from svq.pixels import to_float, to_uint8
 from svq.provenance import versions
 from svq.tokenizer import StyledTokenizer
 from svq.tokenizer.presets import PRESETS
 from svq.tokenizer.task import TokenizerTask
-from svq.training.checkpoint import find, load_model
 from svq.training.config import TrainConfig
-from svq.training.device import choose_device, products_in, start_engine
-from svq.training.runs import train_run
+from svq.training.device import products_in, start_engine
 from svq.training.settings import resolve
 from svq.training.step import Trainer
 
@@ -67,31 +60,23 @@ def main() -> None:
             speed = json.loads(note.read_text())["images_per_s"] if arguments.images is None else None
             count = arguments.images or int((speed or 0) * 60 * arguments.minutes)
             settings = resolve(settings, options={"train.images": count, "train.evaluate_every": count})
-            task = TokenizerTask(settings.model, settings.train, images, build)
-            run = train_run(name, lambda: task, settings.train, out)  # noqa: B023
-            model = load_model(find(out), lambda _: build(settings.model)).eval().to(choose_device())  # noqa: B023
-            if not settings.train.truncated_share:
-                teach_null(model, to_float(images.batch(images.indices("train"))))
-            originals = task.held_out
-            codes = torch.cat([model.encode(part, arguments.refine) for part in originals.split(128)])
-            with distance_to(to_uint8(originals), "random-conv") as distance:
-                measured = measure_order(model.decode, codes, originals, distance)
+            made = painter(settings, images, out, arguments.refine, build, name)
             strip = out / f"{refined('prefixes', arguments.refine)}.png"
-            save_prefixes(strip, model.decode, codes, originals, (1, 2, 4, 8, 16, 24))
+            save_prefixes(strip, made.model.decode, made.codes, made.originals, (1, 2, 4, 8, 16, 24))
             result = {
                 "model": name,
                 "seed": seed,
-                "parameters": run["parameters"],
-                "device": model.device.type,
-                "precision": run["precision"],
+                "parameters": made.run["parameters"],
+                "device": made.model.device.type,
+                "precision": made.run["precision"],
                 "images": count,
                 "refine": arguments.refine,
                 "images_per_s": speed,
                 "seconds": seconds_of(out),
-                **measured._asdict(),
+                **made.order._asdict(),
             }
             minutes = arguments.minutes if arguments.images is None else None
-            used = {"model": model.config.model_dump(mode="json"), "train": settings.train.model_dump(mode="json")}
+            used = {"model": made.model.config.model_dump(mode="json"), "train": settings.train.model_dump(mode="json")}
             result |= {"minutes": minutes, "settings": used, "data": images.fingerprint}
             write_json(out / f"{refined('result', arguments.refine)}.json", {**result, "versions": versions()})
 

@@ -1,4 +1,4 @@
-"""The plainest of all: residual k-means on pixels, at equal bits; and how new the held-out pictures really are.
+"""The plainest of all: residual k-means on pixels, of about as many bits; and how new the held-out pictures really are.
 
     python -m benchmarks.residual_kmeans --tokenizers openmoji-32 --out runs/residual_kmeans
 

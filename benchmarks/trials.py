@@ -1,6 +1,7 @@
 """What several benchmarks share: their arguments, and a tokenizer that is trained, made fair and measured."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,13 +13,14 @@ from svq.data import ImageSet, open_images
 from svq.data.codes import Codes
 from svq.evaluation.codebook import codebook_use
 from svq.evaluation.fid import distance_to
-from svq.evaluation.order import measure_order
+from svq.evaluation.order import Order, measure_order
 from svq.evaluation.reconstruction import psnr
-from svq.pixels import to_float, to_uint8
+from svq.pixels import to_float
 from svq.tokenizer import StyledTokenizer
-from svq.tokenizer.config import TokenizerSettings
+from svq.tokenizer.config import TokenizerConfig, TokenizerSettings
 from svq.tokenizer.task import TokenizerTask
 from svq.tokenizer.tokenize import tokenize
+from svq.training.checkpoint import find, load_model
 from svq.training.device import choose_device
 from svq.training.log import read_log
 from svq.training.runs import train_run
@@ -26,6 +28,26 @@ from svq.training.runs import train_run
 NULL_STEPS = 160  # half as many teach it nearly as much
 NULL_RATE = 0.02
 NULL_BATCH = 64
+
+
+class Painter(NamedTuple):
+    """A trained model, the task that it was trained by, its run, and how it paints held-out pictures.
+
+    Attributes:
+        model: in evaluation mode, on the best device.
+        task: holds the pictures.
+        run: what `train_run` said.
+        originals: held-out pictures (N, 3, S, S) in [-1, 1].
+        codes: theirs (N, 36).
+        order: what they paint, by length of the prefix.
+    """
+
+    model: StyledTokenizer
+    task: TokenizerTask
+    run: dict[str, Any]
+    originals: Tensor
+    codes: Tensor
+    order: Order
 
 
 class Trial(NamedTuple):
@@ -108,34 +130,50 @@ def teach_null(model: StyledTokenizer, pictures: Tensor) -> None:
         optimizer.step()
 
 
+def painter(
+    settings: TokenizerSettings,
+    images: ImageSet,
+    out: Path,
+    refine: int = 0,
+    build: Callable[[TokenizerConfig], StyledTokenizer] = StyledTokenizer,
+    title: str = "tokenizer",
+) -> Painter:
+    """Train what `build` makes into the folder `out`, or find it trained there, and measure how it paints.
+
+    One that has seen no prefix in training is taught what stands for a missing code, by pictures of training.
+    """
+    task = TokenizerTask(settings.model, settings.train, images, build)
+    run = train_run(title, lambda: task, settings.train, out)
+    model = load_model(find(out), lambda _: build(settings.model)).eval().to(choose_device())
+    if not settings.train.truncated_share:
+        teach_null(model, to_float(images.batch(images.indices("train"))))
+    originals = to_float(task.held_out)
+    codes = torch.cat([model.encode(part, refine) for part in originals.split(128)])
+    with distance_to(task.held_out, "random-conv") as distance:
+        order = measure_order(model.decode, codes, originals, distance)
+    return Painter(model, task, run, originals, codes, order)
+
+
 def trial(settings: TokenizerSettings, data: str, out: Path, refine: int = 0) -> Trial:
     """Train a tokenizer into the folder `out`, or find it trained there, and measure order and codebook.
 
     The order is that of held-out pictures, the use of the codebook that of all.
     """
     images = open_images(data, settings.model.image_size)
-    task = TokenizerTask(settings.model, settings.train, images)
-    run = train_run("tokenizer", lambda: task, settings.train, out)
-    tokenizer = StyledTokenizer.from_pretrained(out).to(choose_device())
-    if not settings.train.truncated_share:
-        teach_null(tokenizer, to_float(images.batch(images.indices("train"))))
-    with torch.no_grad():
-        held_out = torch.cat([tokenizer.encode(part, refine) for part in task.held_out.split(128)])
-    with distance_to(to_uint8(task.held_out), "random-conv") as distance:
-        order = measure_order(tokenizer.decode, held_out, task.held_out, distance)
-    codes = tokenize(tokenizer, images, refine=refine)
+    made = painter(settings, images, out, refine)
+    codes = tokenize(made.model, images, refine=refine)
     use = codebook_use(codes.rows(), codes.codebook_size)
     measured = {
         "settings": settings.model_dump(mode="json"),
         "data": images.fingerprint,
         "refine": refine,
         "seconds": seconds_of(out),
-        "device": tokenizer.device.type,
-        "precision": run["precision"],
+        "device": made.model.device.type,
+        "precision": made.run["precision"],
         "codes": codes.codebook_size,
         "used": use.used,
         "perplexity": use.perplexity,
         "least_entropy": min(use.entropy),
-        **order._asdict(),
+        **made.order._asdict(),
     }
-    return Trial(tokenizer, images, codes, measured)
+    return Trial(made.model, images, codes, measured)

@@ -12,6 +12,9 @@ def main() -> None:
             if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup asks
                 signal.signal(ending, lambda number, frame: sys.exit(128 + number))
     try:
+        from svq.cli.memory import bound_memory
+
+        bound_memory()
         from svq.cli.app import main as program
 
         program()

@@ -11,6 +11,7 @@ from svq.cli import data, doctor, evaluate, generator, quickstart, tokenizer
 from svq.cli.output import first_process, say
 from svq.errors import RunStopped, UserError
 
+NO_MEMORY = ("can't allocate memory", "could not create a primitive")  # as torch, and its oneDNN, say it of a CPU's
 OUT_OF_MEMORY = (
     "out of memory; training and generate take a smaller --batch-size, training --batch-size auto, too, and that of a "
     "tokenizer --set train.recompute=true ({})"
@@ -101,5 +102,5 @@ def _is_out_of_memory(error: Exception) -> bool:
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY))
     )

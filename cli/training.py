@@ -41,7 +41,7 @@ def in_processes(count: int) -> bool:
     if hasattr(config, "shutdown_timeout"):  # not in all versions of torch, whose processes then have 30 s
         config.shutdown_timeout = SAVING_S
     # As torchrun does: the processes share the cores.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(len(os.sched_getaffinity(0)) // count, 1)))
     try:
         elastic_launch(config, sys.executable)("-m", "svq", *sys.argv[1:])
     except SignalException as error:

@@ -164,7 +164,7 @@ _worker: Captioner | None = None  # of this process, where it is one of several
 
 def _start_worker(settings: CaptionSettings, workers: int, numbers: "Queue[int]") -> None:
     global _worker
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
     _worker = Captioner(settings, _device(numbers.get()))
 
 

@@ -64,9 +64,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Return a picture in RGB with 8 bits, of sRGB's colours; transparency becomes white."""
     image = in_srgb(image)
     if image.mode.startswith("I"):  # 16 bits of grey; Pillow would clip them to 8
-        grey = np.asarray(image, dtype=np.float64)
-        clear = grey == image.info.get("transparency", np.nan)  # the one shade that PNG's tRNS names
-        image = Image.fromarray(np.where(clear, 255, grey / 257).clip(0, 255).astype(np.uint8))
+        grey = np.asarray(image)
+        shown = (grey.clip(0, 65535) // 257).astype(np.uint8)
+        shown[grey == image.info.get("transparency", np.nan)] = 255  # the one shade that PNG's tRNS names
+        image = Image.fromarray(shown)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

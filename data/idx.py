@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,13 +113,18 @@ def picture(path: Path, number: int) -> bytes:
         DataError: the file is damaged.
     """
     buffer = io.BytesIO()
-    Image.fromarray(_cached_idx(path)[number]).save(buffer, "PNG")
+    with _reading:
+        pictures = _cached_idx(path)
+    Image.fromarray(pictures[number]).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @lru_cache(maxsize=2)
 def _cached_idx(path: Path) -> NDArray[np.uint8]:
     return read_idx(path)
+
+
+_reading = Lock()  # many threads ask for their first picture at once, and each would read the whole file
 
 
 def _files(folder: Path) -> dict[str, tuple[Path, Path]]:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from svq.data.entries import Entry, readable
 from svq.errors import DataError, UserError, nearest
@@ -33,6 +33,9 @@ SPLITS: dict[str, Literal["train", "val"]] = {
 }  # fmt: skip
 CAPTIONS = ("caption", "synthetic")
 WHAT = {"image": "pictures", "url": "addresses"}
+
+PATH = 4096  # characters of a path, at most; Linux allows as many bytes
+LINE = 2**24  # bytes of a line of JSONL, at most
 
 Row = Mapping[str, Any] | str  # or what is wrong with it
 
@@ -100,6 +103,8 @@ def _entry(values: dict[str, str] | str, number: int, root: str) -> Entry:
     if not image:
         return Entry(key, ("nowhere", "the row names no picture"))
     if not possible:
+        if len(image) > PATH:
+            return Entry(key, ("nowhere", f"a picture is named by its path, and {len(image):,} characters are none"))
         return Entry(key, ("nowhere", f"the path {image!r} has a character in it that no path can have"))
     if split and split.lower() not in SPLITS:
         return Entry(key, ("nowhere", f"unknown split '{split}'; known: {', '.join(SPLITS)}"))
@@ -114,9 +119,9 @@ def _entry(values: dict[str, str] | str, number: int, root: str) -> Entry:
 
 
 def _may_be_a_path(name: str) -> bool:
-    """Say whether a name has no character that Python meets with a ValueError: NUL, most surrogates."""
+    """Say whether a name is short enough, and has no character that Python meets with a ValueError: NUL, surrogates."""
     try:
-        return b"\0" not in os.fsencode(name)
+        return len(name) <= PATH and b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:
         return False
 
@@ -198,7 +203,10 @@ def _opened(path: Path) -> Any:
 def _read_jsonl(path: Path, needed: str, given: Mapping[str, str]) -> tuple[Sequence[str], Iterator[Row]]:
     def rows() -> Iterator[Row]:
         with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(_lines(file), start=1):
+                if line is None:
+                    yield f"line {number} is longer than {LINE:,} bytes; one JSON object a line is expected"
+                    continue
                 if not line.strip():
                     continue
                 try:
@@ -222,6 +230,17 @@ def _read_jsonl(path: Path, needed: str, given: Mapping[str, str]) -> tuple[Sequ
     if not names:
         raise DataError(f"{path} holds no JSON object")
     return list(names), rows()
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes | None]:
+    """Yield lines, and None for one that is too long: perhaps the whole of a list that is one JSON value."""
+    while line := file.readline(LINE):
+        if len(line) < LINE or line.endswith(b"\n"):
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(LINE)
+        yield None
 
 
 def _read_parquet(path: Path, needed: str, given: Mapping[str, str]) -> tuple[Sequence[str], Iterator[Row]]:

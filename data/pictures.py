@@ -91,5 +91,5 @@ class PackedPictures:
         from svq.data.loaders import LoaderSettings, open_loader
 
         settings = LoaderSettings(self.image_size, batch_size, "train", seed, rank, processes, augmentation)
-        workers = max((os.cpu_count() or 1) // processes, 1)
+        workers = max(len(os.sched_getaffinity(0)) // processes, 1)
         return open_loader(self.kind, self.packed, settings, device, workers)

@@ -55,7 +55,7 @@ def stream(
 
     remaining = iter(entries)
     waiting: deque[Future[Streamed]] = deque()
-    with ThreadPoolExecutor(workers or os.cpu_count(), "stream") as pool:
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)), "stream") as pool:
         try:
             while True:
                 for entry in itertools.islice(remaining, AHEAD * batch_size - len(waiting)):

@@ -8,12 +8,15 @@ from pydantic import Field, PositiveInt, model_validator
 
 from svq.training.config import Config, TrainConfig
 
+MOST_CODES = 2**18
+Size = Annotated[PositiveInt, Field(le=MOST_CODES)]  # of a codebook
+
 
 class VQConfig(Config):
     """Cosine vector quantization with k-means start and dead-code revival."""
 
     kind: Literal["vq"] = "vq"
-    codebook_size: PositiveInt = 1024
+    codebook_size: Size = 1024
     dim: PositiveInt = 8
     decay: float = Field(0.95, gt=0, lt=1, description="EMA decay of the codes")
     commitment: float = Field(0.25, ge=0, description="weight of the commitment term")
@@ -27,6 +30,12 @@ class FSQConfig(Config):
 
     kind: Literal["fsq"] = "fsq"
     levels: tuple[Annotated[int, Field(ge=3)], ...] = Field((8, 5, 5, 5), min_length=1)
+
+    @model_validator(mode="after")
+    def _can_be_held(self) -> "FSQConfig":
+        if self.codebook_size > MOST_CODES:
+            raise ValueError(f"levels {self.levels} make {self.codebook_size:,} codes; {MOST_CODES:,} or fewer fit")
+        return self
 
     @property
     def dim(self) -> int:
@@ -43,7 +52,7 @@ class SimVQConfig(Config):
     """SimVQ (Zhu et al. 2024, arXiv:2411.02038): a frozen random codebook behind a learned linear map."""
 
     kind: Literal["simvq"] = "simvq"
-    codebook_size: PositiveInt = 1024
+    codebook_size: Size = 1024
     dim: PositiveInt = 8
     commitment: float = Field(0.25, gt=0, description="weight of codes towards latents; of latents to codes a quarter")
 
@@ -75,7 +84,7 @@ class KMeansConfig(Config):
     """
 
     kind: Literal["kmeans"] = "kmeans"
-    codebook_size: PositiveInt = 1024
+    codebook_size: Size = 1024
     dim: PositiveInt = 8
     iterations: PositiveInt = 30
 
@@ -155,7 +164,7 @@ class TokenizerTrainConfig(TrainConfig):
         0.3,
         ge=0,
         le=1,
-        description="share of the run before quantization; 0: from the first image, 1: VAE only",
+        description="share of the run before quantization; 0: from the first image, 1: never, or for kmeans at the end",
     )
     ramp_share: float = Field(
         0.1, ge=0, le=1, description="share of the run over which more and more of the pictures are quantized"

@@ -8,7 +8,7 @@ begins. It has the range of the codes, so that the switch from one to the other 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -23,6 +23,7 @@ from svq.tokenizer.config import FSQConfig, KMeansConfig, LFQConfig, SimVQConfig
 from svq.tokenizer.kmeans import kmeans
 from svq.training.device import products_in
 
+AT_ONCE = 2**24  # latents times codes; the library holds some 16 bytes for each
 SURENESS = 100.0  # the inverse temperature at which a latent chooses its code, for LFQ's entropies; the library's
 
 
@@ -100,6 +101,15 @@ def exactly(latents: Tensor) -> Iterator[None]:
         yield
 
 
+def in_blocks(
+    quantize: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]], latents: Tensor, codebook_size: int
+) -> Quantized:
+    """Quantize latents (B, g, d) by comparing each with all codes: of large codebooks, a few pictures at a time."""
+    rows = max(1, AT_ONCE // (latents.shape[1] * codebook_size))
+    quantized, codes, _ = zip(*(quantize(part) for part in latents.split(rows)), strict=True)
+    return Quantized(torch.cat(quantized), torch.cat(codes))
+
+
 class Quantizer(nn.Module, ABC):
     """What all quantizers have in common."""
 
@@ -174,9 +184,8 @@ class CosineVQ(Quantizer):
         return F.normalize(latents, dim=-1)
 
     def forward(self, latents: Tensor) -> Quantized:
-        with exactly(latents):
-            quantized, codes, _ = self.vq(latents.float(), freeze_codebook=True)  # `learn` moves it
-            return Quantized(quantized, codes)
+        with exactly(latents):  # `learn` moves the codebook
+            return in_blocks(lambda part: self.vq(part, freeze_codebook=True), latents.float(), self.codebook_size)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.vq.get_output_from_indices(codes)
@@ -231,8 +240,7 @@ class SimVQ(Quantizer):
         return self._quantize(latents)[2]
 
     def forward(self, latents: Tensor) -> Quantized:
-        quantized, codes, _ = self._quantize(latents)
-        return Quantized(quantized, codes)
+        return in_blocks(self._quantize, latents, self.codebook_size)
 
     def lookup(self, codes: Tensor) -> Tensor:
         # The library's `indices_to_codes` fails where there are none, as in an empty prefix.
@@ -294,7 +302,8 @@ class KMeans(Quantizer):
 
     def forward(self, latents: Tensor) -> Quantized:
         with exactly(latents):
-            nearest, codes, _ = self.vq.eval()(latents.float())  # in training mode it would move
+            # In training mode it would move.
+            nearest, codes = in_blocks(self.vq.eval(), latents.float(), self.codebook_size)
             return Quantized(straight_through(latents, nearest) if self.training else nearest, codes)
 
     def lookup(self, codes: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The training step of stage one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +62,7 @@ class TokenizerTask(Task):
             )
         if isinstance(images, ImageSet):
             self._training = images.indices("train")
-        self.held_out = to_float(images.some("val", train.evaluation_images))
+        self.held_out = images.some("val", train.evaluation_images)  # (N, 3, S, S) uint8, for there may be many
         vgg16 = train.perceptual_vgg16 if train.perceptual_weight else None
         self.perception = LPIPS(vgg16) if vgg16 is not None else None
         self.model = build_seeded(train.seed, lambda: build(config))
@@ -167,34 +167,34 @@ class TokenizerTask(Task):
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Return PSNR in dB on held-out pictures from 1, 4, 12 and all codes, as ``psnr_k``, and the error from all."""
-        values = self._per_batch(model, self.held_out)
-        error = F.mse_loss(values[self.prefixes[-1]], self.held_out)
+        found: dict[int, list[Tensor]] = {k: [] for k in self.prefixes}
+        squares = 0.0
+        for part in self.held_out.split(EVALUATION_BATCH):
+            pictures = to_float(part.to(next(model.parameters()).device))
+            for k, painted in self._painted(model, pictures):
+                found[k].append(psnr(painted, pictures))
+            squares += float((painted - pictures).square().sum())  # the last ones are from all codes
         return {
-            **{f"psnr_{k}": float(psnr(v, self.held_out).mean()) for k, v in values.items()},
-            "validation_mse": float(error),
+            **{f"psnr_{k}": float(torch.cat(values).mean()) for k, values in found.items()},
+            "validation_mse": squares / self.held_out.numel(),
         }
 
     def illustrate(self, model: nn.Module, path: Path) -> None:
         """Draw held-out originals above their reconstructions from 1, 4, 12 and all codes."""
-        originals = self.held_out[:SHOWN]
-        painted = {prefix_name(k): images for k, images in self._per_batch(model, originals).items()}
-        save_rows(path, {"original": originals, **painted})
+        originals = to_float(self.held_out[:SHOWN].to(next(model.parameters()).device))
+        painted = {prefix_name(k): pictures.cpu() for k, pictures in self._painted(model, originals)}
+        save_rows(path, {"original": originals.cpu(), **painted})
 
-    def _per_batch(self, model: nn.Module, images: Tensor) -> dict[int, Tensor]:
+    def _painted(self, model: nn.Module, pictures: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Paint pictures (B, 3, S, S) again from each number of codes that is evaluated, the fewest first."""
         assert isinstance(model, StyledTokenizer)
-        device = next(model.parameters()).device
-        painted: dict[int, list[Tensor]] = {k: [] for k in self.prefixes}
         # Codes that no decoder has learnt, and none will, say nothing of it.
-        vae_only = self.config.quantized_share(1.0) == 0 and not model.quantizer.needs_start
-        for part in images.split(EVALUATION_BATCH):
-            pictures = part.to(device)
-            if vae_only:
-                latents = model.quantizer.continuous(model.latents(pictures, quantized=False))
-            else:
-                latents = model.code_latents(pictures)
-            for k in self.prefixes:
-                painted[k].append(model.decoder(latents[:, :k]).clamp(-1, 1).cpu())
-        return {k: torch.cat(v) for k, v in painted.items()}
+        if self.config.quantized_share(1.0) == 0 and not model.quantizer.needs_start:
+            latents = model.quantizer.continuous(model.latents(pictures, quantized=False))
+        else:
+            latents = model.code_latents(pictures)
+        for k in self.prefixes:
+            yield k, model.decoder(latents[:, :k]).clamp(-1, 1)
 
 
 class _Streamed:

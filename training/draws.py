@@ -31,9 +31,5 @@ class Draws:
         """Return numbers from the standard normal, (B, *shape)."""
         return self._own(torch.randn(self.batch_size, *shape, generator=self.generator))
 
-    def integers(self, low: int, high: int) -> Tensor:
-        """Return whole numbers from [low, high), (B,) int64."""
-        return self._own(torch.randint(low, high, (self.batch_size,), generator=self.generator))
-
     def _own(self, numbers: Tensor) -> Tensor:
         return numbers[self.rows].to(self.device, non_blocking=True)

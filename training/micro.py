@@ -1,7 +1,10 @@
 """How many images fit into memory at a time, found by trial."""
 
+import ctypes
+import resource
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size, gather_object
 
@@ -34,7 +37,7 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
     before = [{name: t.clone() for name, t in part.state_dict().items()} for part in parts]
 
     def attempt(batch_size: int) -> int:
-        engine.free_memory()  # of an attempt before
+        _clear(engine)  # of an attempt before
         trainer = Trainer(task, config.model_copy(update={"micro_batch": batch_size}), engine)
         for optimizer in trainer.optimizers:
             optimizer.zero_grad()  # of an attempt that did not fit
@@ -42,11 +45,16 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
         # is there while activations are.
         for _ in range(2):
             try:
-                trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())
+                # Without oneDNN, which, once out of memory, fails in all that follows.
+                with torch.backends.mkldnn.flags(enabled=False):
+                    trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())
             except TrainingError as error:  # so few that a part of them has no statistics; a smaller number may do
                 raise RuntimeError(f"{error}; as good as out of memory.") from error
         return batch_size
 
+    # On a CPU a run needs somewhat more than a trial, which goes without oneDNN; and `svq` bounds what it may have.
+    bound = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    reserve = torch.empty(0 if bound == resource.RLIM_INFINITY else bound // 16, dtype=torch.uint8)
     share = config.batch_size // engine.num_processes
     smaller = iter([share >> i for i in range(1, share.bit_length() + 1)])
     try:
@@ -56,7 +64,16 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
             raise
         raise TrainingError("not even the fewest images at a time fit into memory; give a smaller model") from error
     finally:
+        del reserve
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)
-        engine.free_memory()  # of the trials
+        _clear(engine)
     return min(gather_object([found])) if engine.num_processes > 1 else found
+
+
+def _clear(engine: Accelerator) -> None:
+    """Give back the memory of an attempt; of a CPU's, glibc would keep much, in pieces that are of little use."""
+    engine.free_memory()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

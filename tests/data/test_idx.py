@@ -3,12 +3,14 @@
 import gzip
 import os
 import struct
+import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from svq.data import open_images
+from svq.data import idx, open_images
 from svq.data.idx import read_idx
 from svq.data.packing import pack
 from svq.data.sources import list_pictures
@@ -46,6 +48,17 @@ def test_streamed_they_are_the_pictures_of_the_prepared_set(mnist: Path, size: i
     (batch,) = stream(list_pictures(f"idx:{mnist}", size), size, batch_size=100)
     streamed = np.stack([one.pixels for one in batch if one.pixels is not None])
     np.testing.assert_array_equal(streamed, open_images(f"idx:{mnist}", size).images)
+
+
+def test_threads_read_a_file_once(mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Mock(side_effect=lambda path: (time.sleep(0.05), read_idx(path))[1])
+    listed = list(list_pictures(f"idx:{mnist}", 28))
+    monkeypatch.setattr(idx, "read_idx", read)
+    list(stream(listed, 28, batch_size=100, workers=8))
+    assert sorted(Path(call.args[0]).name for call in read.call_args_list) == [
+        "t10k-images-idx3-ubyte",
+        "train-images-idx3-ubyte.gz",
+    ]
 
 
 def test_sets_that_differ_in_content_alone_are_not_confused(mnist: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from svq.data import lists
 from svq.data.entries import Entry, load
 from svq.data.lists import entries, read_rows
 from svq.data.packing import pack
@@ -120,6 +121,26 @@ def test_a_jsonl_list_of_as_many_names_as_rows_fills_no_memory(tmp_path: Path) -
         next(entries(path))
     assert tracemalloc.get_traced_memory()[1] < 300_000
     tracemalloc.stop()
+
+
+def test_a_picture_in_the_place_of_its_path_is_not_said_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", f"image\n{'iVBORw0K' * 1000}\na.png\n")
+    inside, beside = entries(path)
+    assert (inside.key, beside.key) == ("row 1", "a.png")
+    with pytest.raises(DataError, match=r"^a picture is named by its path, and 8,000 characters are none$"):
+        load(inside.place)
+
+
+def test_a_line_of_jsonl_without_an_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lists, "LINE", 30)
+    path = write(tmp_path / "a.jsonl", '[{"path": "a.png"},\n{"path": "b.png"}\n' + "[1, 2, 3]" * 20 + "\n{}")
+    _, good, long, empty = entries(path)
+    assert (good.key, empty.place) == ("b.png", ("nowhere", "the row names no picture"))
+    with pytest.raises(DataError, match="line 3 is longer than 30 bytes; one JSON object a line is expected"):
+        load(long.place)
+    whole = write(tmp_path / "b.jsonl", json.dumps([{"path": "a.png"}] * 20))
+    with pytest.raises(DataError, match="holds no JSON object"):
+        next(entries(whole))
 
 
 def test_an_empty_line_is_no_row(tmp_path: Path) -> None:

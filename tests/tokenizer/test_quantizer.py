@@ -7,6 +7,7 @@ import torch
 import vector_quantize_pytorch as vqp
 
 from svq.errors import TrainingError
+from svq.tokenizer import quantizer as quantizer_module
 from svq.tokenizer.config import (
     FSQConfig,
     KMeansConfig,
@@ -43,6 +44,16 @@ class TestAll:
         assert quantized.codes.max() < kind.codebook_size
         torch.testing.assert_close(quantizer.lookup(quantized.codes), quantized.latents)
         torch.testing.assert_close(quantizer.lookup(quantized.codes[:, :3]), quantized.latents[:, :3])
+
+    def test_a_large_codebook_is_met_a_few_pictures_at_a_time(
+        self, kind: QuantizerConfig, config: TokenizerConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        quantizer, latents = built(kind, config)
+        at_once = quantizer.eval()(latents)
+        monkeypatch.setattr(quantizer_module, "AT_ONCE", 3 * latents.shape[1] * kind.codebook_size)
+        in_blocks = quantizer(latents)
+        assert torch.equal(in_blocks.codes, at_once.codes)
+        torch.testing.assert_close(in_blocks.latents, at_once.latents)
 
     def test_no_codes_are_no_latents(self, kind: QuantizerConfig, config: TokenizerConfig) -> None:
         quantizer, _ = built(kind, config)

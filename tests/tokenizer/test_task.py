@@ -88,7 +88,7 @@ def test_stage_one_never_trains_on_held_out_pictures(config: TokenizerConfig, pi
     task = TokenizerTask(config, TokenizerTrainConfig(), pictures)
     (shown,) = task.batch(torch.arange(task.size))
     assert torch.equal(shown, pictures.batch(np.flatnonzero(~pictures.validation)))
-    known = {picture.numpy().tobytes() for picture in to_float(pictures.batch(np.flatnonzero(pictures.validation)))}
+    known = {picture.numpy().tobytes() for picture in pictures.batch(np.flatnonzero(pictures.validation))}
     assert {picture.numpy().tobytes() for picture in task.held_out} == known
 
 

@@ -58,6 +58,11 @@ def test_another_quantizer_begins_with_its_own_defaults() -> None:
             "model.quantizer={kind: fsq, levels: [8, 2]}",
             "model.quantizer.levels.1: .* greater than or equal to 3, got 2",
         ),
+        (
+            "model.quantizer={kind: fsq, levels: [8, 8, 8, 8, 8, 8, 8]}",
+            r"model.quantizer: levels \(8, .*\) make 2,097,152 codes; 262,144 or fewer fit",
+        ),
+        ("model.quantizer.codebook_size=1000000", "model.quantizer.codebook_size: .* less than or equal to 262144"),
         ("model.quantizer.levels=[8, 5]", "unknown key 'model.quantizer.levels'; known: codebook_size, dim"),
     ],
 )

@@ -12,7 +12,6 @@ from svq.data.packing import PackSettings, pack
 from svq.data.pictures import PackedPictures
 from svq.data.sources import list_pictures
 from svq.errors import CheckpointError, DataError
-from svq.pixels import to_uint8
 from svq.tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from svq.tokenizer.task import TokenizerTask
 from svq.training.device import start_engine
@@ -73,7 +72,7 @@ def test_held_out_pictures_are_those_of_the_set_and_never_trained_on(
         config.model_copy(update={"image_size": 24}), TRAIN.model_copy(update={"flip": False}),
         PackedPictures(packed, 24, "torch"),
     )  # fmt: skip
-    assert {picture.numpy().tobytes() for picture in to_uint8(task.held_out)} == split["val"]
+    assert {picture.numpy().tobytes() for picture in task.held_out} == split["val"]
     assert task.size == packed.count("train") == images.count("train")
     feed = task.feed(TRAIN, 0, 1, torch.device("cpu"))
     seen = {picture.numpy().tobytes() for _ in range(-(-task.size // TRAIN.batch_size)) for picture in feed.next()[0]}
