@@ -124,6 +124,7 @@ def initialise(model: nn.Module) -> None:
     |-------------------------------------|----------------------------|-------------------------------------------|
     | linear, convolution                 | Xavier uniform, bias 0     | keeps the scale of activations            |
     | last matrix of a layer's branch     | the same, / sqrt(branches) | the residual stream keeps its scale       |
+    | that of a look's branch             | the same, not scaled       | looks are few                             |
     | AdaLN modulation                    | 0                          | a layer starts as its plain self          |
     | W1, W2 of a style                   | 0                          | the style starts as the condition alone   |
     | learned tokens, position embeddings | normal, std 0.02           | as in ViT                                 |

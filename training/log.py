@@ -133,17 +133,24 @@ class RunLog:
 def bar(title: str, total: int | None, unit: str = "images") -> Iterator[Callable[[int], None]]:
     """Show the progress of work on stderr; yields what takes the number of images, or other units, just done.
 
-    Off a terminal it is one line at the end, or none where the total was unknown and nothing was to be done.
+    Off a terminal it is a plain line now and then, and one at the end, unless the total was unknown and nothing was to
+    be done.
     """
     began, done = time.perf_counter(), 0
+    line = began
     with _progress() as progress:
         task = progress.add_task(title, total=total, status="")
 
         def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            speed = done / max(time.perf_counter() - began, 1e-9)
+            nonlocal done, line
+            done, now = done + count, time.perf_counter()
+            speed = done / max(now - began, 1e-9)
             progress.update(task, completed=done, status=f"{speed:.0f} {unit}/s")
+            if not console.is_terminal and now - line > LINE_EVERY_S:
+                line = now
+                known = f"/{total}" if total else ""
+                left = f"  {max(total - done, 0) / max(speed, 1e-9):.0f} s left" if total else ""
+                print(f"{title}: {done}{known} {unit}  {speed:.1f} {unit}/s{left}", file=sys.stderr, flush=True)
 
         yield advance
     if not console.is_terminal and (done or total is not None):

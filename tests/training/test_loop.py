@@ -1,12 +1,14 @@
 """The loop: exact resume, the order of examples, the averaged weights, refusals."""
 
 import io
+import itertools
 import json
 import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -518,6 +520,28 @@ def test_a_bar_shows_any_title(monkeypatch: pytest.MonkeyPatch) -> None:
         with log.bar(title, 2) as advance:
             advance(2)
         assert title in text.getvalue()
+
+
+def test_off_a_terminal_a_bar_is_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(log, "LINE_EVERY_S", 100.0)
+    monkeypatch.setattr(log, "console", Console(file=io.StringIO()))
+    clock = itertools.count(0, 60)  # a minute passes between two looks at it
+    monkeypatch.setattr(log, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    with log.bar("read", 600) as advance:
+        for _ in range(5):
+            advance(60)
+    with log.bar("stream", None, "rows") as advance:
+        advance(0)
+        advance(30)
+    assert capsys.readouterr().err.splitlines() == [
+        "read: 120/600 images  1.0 images/s  480 s left",
+        "read: 240/600 images  1.0 images/s  360 s left",
+        "read: 300/600 images  1 images/s",
+        "stream: 30 rows  0.2 rows/s",
+        "stream: 30/30 rows  0 rows/s",
+    ]
 
 
 def test_gradients_are_clipped(config: TokenizerConfig, pictures: ImageSet) -> None:
