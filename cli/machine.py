@@ -17,6 +17,7 @@ REQUIRED = (
     "torch",
     "torchvision",
     "accelerate",
+    "psutil",
     "safetensors",
     "pydantic",
     "yaml",

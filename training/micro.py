@@ -45,14 +45,14 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
         # is there while activations are.
         for _ in range(2):
             try:
-                # Without oneDNN, which, once out of memory, fails in all that follows.
-                with torch.backends.mkldnn.flags(enabled=False):
-                    trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())
+                trainer.step(config.images - config.batch_size, config.images, trainer.feed.next())
             except TrainingError as error:  # so few that a part of them has no statistics; a smaller number may do
                 raise RuntimeError(f"{error}; as good as out of memory.") from error
         return batch_size
 
-    # On a CPU a run needs somewhat more than a trial, which goes without oneDNN; and `svq` bounds what it may have.
+    # On a CPU oneDNN, once out of memory, fails in all that follows: trials go without it, and leave the run some room
+    # for it, below the bound that `svq` has set.
+    onednn, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
     bound = resource.getrlimit(resource.RLIMIT_DATA)[0]
     reserve = torch.empty(0 if bound == resource.RLIM_INFINITY else bound // 16, dtype=torch.uint8)
     share = config.batch_size // engine.num_processes
@@ -65,6 +65,7 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
         raise TrainingError("not even the fewest images at a time fit into memory; give a smaller model") from error
     finally:
         del reserve
+        torch.backends.mkldnn.enabled = onednn
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)
         _clear(engine)
