@@ -52,7 +52,7 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
 
     # On a CPU oneDNN, once out of memory, fails in all that follows: trials go without it, and leave the run some room
     # for it, below the bound that `svq` has set.
-    onednn, torch.backends.mkldnn.enabled = torch.backends.mkldnn.enabled, False
+    onednn, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
     bound = resource.getrlimit(resource.RLIMIT_DATA)[0]
     reserve = torch.empty(0 if bound == resource.RLIM_INFINITY else bound // 16, dtype=torch.uint8)
     share = config.batch_size // engine.num_processes
@@ -65,7 +65,7 @@ def _largest(task: Task, config: TrainConfig, engine: Accelerator) -> int:
         raise TrainingError("not even the fewest images at a time fit into memory; give a smaller model") from error
     finally:
         del reserve
-        torch.backends.mkldnn.enabled = onednn
+        torch.backends.mkldnn.set_flags(_enabled=onednn, _fp32_precision=None)
         for part, state in zip(parts, before, strict=True):
             part.load_state_dict(state)
         _clear(engine)
