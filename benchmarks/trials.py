@@ -31,11 +31,10 @@ NULL_BATCH = 64
 
 
 class Painter(NamedTuple):
-    """A trained model, the task that it was trained by, its run, and how it paints held-out pictures.
+    """A trained model, its run, and how it paints held-out pictures.
 
     Attributes:
         model: in evaluation mode, on the best device.
-        task: holds the pictures.
         run: what `train_run` said.
         originals: held-out pictures (N, 3, S, S) in [-1, 1].
         codes: theirs (N, 36).
@@ -43,7 +42,6 @@ class Painter(NamedTuple):
     """
 
     model: StyledTokenizer
-    task: TokenizerTask
     run: dict[str, Any]
     originals: Tensor
     codes: Tensor
@@ -151,7 +149,7 @@ def painter(
     codes = torch.cat([model.encode(part, refine) for part in originals.split(128)])
     with distance_to(task.held_out, "random-conv") as distance:
         order = measure_order(model.decode, codes, originals, distance)
-    return Painter(model, task, run, originals, codes, order)
+    return Painter(model, run, originals, codes, order)
 
 
 def trial(settings: TokenizerSettings, data: str, out: Path, refine: int = 0) -> Trial:
