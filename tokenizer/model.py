@@ -11,7 +11,8 @@ from svq.tokenizer.config import TokenizerConfig
 from svq.tokenizer.decoder import StyledDecoder
 from svq.tokenizer.encoder import Encoder, Posterior
 from svq.tokenizer.layers import initialise
-from svq.tokenizer.quantizer import PositionNorm, build_quantizer
+from svq.tokenizer.position_norm import PositionNorm
+from svq.tokenizer.quantizer import build_quantizer
 from svq.tokenizer.refine import search_codes
 from svq.training.checkpoint import load_model, save_model
 

@@ -17,7 +17,8 @@ from svq.tokenizer.config import (
     TokenizerConfig,
     VQConfig,
 )
-from svq.tokenizer.quantizer import FSQ, LFQ, CosineVQ, KMeans, PositionNorm, Quantizer, SimVQ, build_quantizer
+from svq.tokenizer.position_norm import PositionNorm
+from svq.tokenizer.quantizer import FSQ, LFQ, CosineVQ, KMeans, Quantizer, SimVQ, build_quantizer
 from tests.tokenizer.kinds import KINDS
 
 

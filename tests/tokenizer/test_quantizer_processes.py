@@ -12,7 +12,8 @@ from torch import Tensor
 
 from svq.tokenizer.config import LFQConfig
 from svq.tokenizer.kmeans import kmeans
-from svq.tokenizer.quantizer import LFQ, PositionNorm
+from svq.tokenizer.position_norm import PositionNorm
+from svq.tokenizer.quantizer import LFQ
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.tokenizer.test_quantizer_processes"])
